@@ -1,0 +1,242 @@
+//! What flows from the pipeline to the exporters: one signal of one tenant, encoded.
+//!
+//! Invariant: a batch ends in exactly one place, [`Batch::sent`], [`Batch::dropped`] or
+//! [`Batch::refused`]; one that is let go without is counted as `abandoned`.
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::identity::TenantId;
+use crate::otlp::Signal;
+use crate::outcome::{Account, DroppedReason, RefusedReason};
+
+/// One signal of one tenant: an encoded `Export…ServiceRequest` of exact size.
+#[derive(Debug)]
+pub struct Batch {
+    signal: Signal,
+    tenant: TenantId,
+    items: u64,
+    bytes: Bytes,
+    received_at: Instant,
+    account: Option<Arc<Account>>,
+    receipt: Option<Receipt>,
+}
+
+impl Batch {
+    /// A batch whose end will be written to `account`.
+    pub fn new(
+        signal: Signal,
+        tenant: TenantId,
+        account: Arc<Account>,
+        (items, bytes): (u64, Bytes),
+    ) -> Self {
+        let account = Some(account);
+        Self { signal, tenant, items, bytes, received_at: Instant::now(), account, receipt: None }
+    }
+
+    /// Asks for a word to `receipt` when this batch ends.
+    pub fn with_receipt(mut self, receipt: Receipt) -> Self {
+        self.receipt = Some(receipt);
+        self
+    }
+
+    /// The same data once more, for another exporter; counted as copied.
+    pub fn copy(&self) -> Self {
+        if let Some(account) = &self.account {
+            account.signal(self.signal).add_copied(self.items);
+        }
+        Self {
+            signal: self.signal,
+            tenant: self.tenant.clone(),
+            items: self.items,
+            bytes: self.bytes.clone(),
+            received_at: self.received_at,
+            account: self.account.clone(),
+            receipt: self.receipt.clone(),
+        }
+    }
+
+    /// The signal of all items.
+    pub fn signal(&self) -> Signal {
+        self.signal
+    }
+
+    /// The tenant all items belong to; past the cap of labels still the real one.
+    pub fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    /// How many spans, data points or log records.
+    pub fn items(&self) -> u64 {
+        self.items
+    }
+
+    /// The encoded request.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// When the pipeline made it.
+    pub fn received_at(&self) -> Instant {
+        self.received_at
+    }
+
+    /// A queue takes this batch; [`Batch::leave_queue`] undoes it in the books.
+    pub fn enter_queue(&self) {
+        if let Some(account) = &self.account {
+            account.signal(self.signal).enter_queue(self.items, self.bytes.len() as u64);
+        }
+    }
+
+    /// A queue's ownership of this batch ends.
+    pub fn leave_queue(&self) {
+        if let Some(account) = &self.account {
+            account.signal(self.signal).leave_queue(self.items, self.bytes.len() as u64);
+        }
+    }
+
+    /// A destination took it, all but `rejected` items (partial success).
+    pub fn sent(mut self, rejected: u64) {
+        let rejected = rejected.min(self.items);
+        if let Some(account) = self.account.take() {
+            account.signal(self.signal).add_sent(self.items - rejected);
+            account.signal(self.signal).add_dropped(DroppedReason::PartialSuccess, rejected);
+        }
+        if let Some(receipt) = self.receipt.take() {
+            receipt.tell_rejected(rejected);
+        }
+    }
+
+    /// It is lost after acceptance.
+    pub fn dropped(mut self, reason: DroppedReason) {
+        if let Some(account) = self.account.take() {
+            account.signal(self.signal).add_dropped(reason, self.items);
+        }
+    }
+
+    /// It was not accepted; the sender is told.
+    pub fn refused(mut self, reason: RefusedReason) {
+        if let Some(account) = self.account.take() {
+            account.signal(self.signal).add_refused(reason, self.items);
+        }
+    }
+
+    /// The destination failed and the sender, who waits for the result, is told so.
+    pub fn refused_by_destination(mut self, failure: SendFailure) {
+        if let Some(receipt) = self.receipt.take() {
+            receipt.tell_failure(failure);
+        }
+        self.refused(RefusedReason::Destination);
+    }
+
+    /// Whether a sender waits for the result, so that a failure is a refusal and not a loss.
+    pub fn is_awaited(&self) -> bool {
+        self.receipt.is_some()
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        if let Some(account) = self.account.take() {
+            account.signal(self.signal).add_dropped(DroppedReason::Abandoned, self.items);
+        }
+    }
+}
+
+/// What a destination answered, for a sender who waits for the result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SendFailure {
+    /// The gRPC status code that describes it.
+    pub code: i32,
+    /// The destination's words.
+    pub message: String,
+    /// The delay the destination asked for.
+    pub retry_after: Option<std::time::Duration>,
+}
+
+/// What all batches of one request came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Result {
+    /// Items the destinations rejected by partial success.
+    pub rejected: u64,
+    /// The first failure, if any batch failed.
+    pub failure: Option<SendFailure>,
+}
+
+/// Held by every batch of a request whose sender waits for the result; resolves when the last is gone.
+#[derive(Debug, Clone)]
+pub struct Receipt(Arc<ReceiptState>);
+
+#[derive(Debug)]
+struct ReceiptState {
+    result: Mutex<Result>,
+    done: Mutex<Option<oneshot::Sender<Result>>>,
+}
+
+impl Receipt {
+    /// A receipt and where its result arrives.
+    pub fn new() -> (Self, oneshot::Receiver<Result>) {
+        let (sender, receiver) = oneshot::channel();
+        let state = ReceiptState { result: Mutex::default(), done: Mutex::new(Some(sender)) };
+        (Self(Arc::new(state)), receiver)
+    }
+
+    fn tell_rejected(&self, rejected: u64) {
+        lock(&self.0.result).rejected += rejected;
+    }
+
+    fn tell_failure(&self, failure: SendFailure) {
+        lock(&self.0.result).failure.get_or_insert(failure);
+    }
+}
+
+impl Drop for ReceiptState {
+    fn drop(&mut self) {
+        if let Some(done) = lock(&self.done).take() {
+            // The sender may have gone away; then nobody wants to know.
+            let _gone = done.send(lock(&self.result).clone());
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(account: &Arc<Account>) -> Batch {
+        account.signal(Signal::Traces).add_received(3);
+        Batch::new(Signal::Traces, account.label().clone(), account.clone(), (3, Bytes::from_static(b"abc")))
+    }
+
+    #[test]
+    fn every_end_is_counted_once() {
+        let account = Account::detached(TenantId::unattributed());
+        batch(&account).sent(1);
+        batch(&account).dropped(DroppedReason::Permanent);
+        batch(&account).refused(RefusedReason::QueueFull);
+        batch(&account).copy().sent(0);
+        let books = account.signal(Signal::Traces).read();
+        assert!(books.balanced(), "{books:?}");
+        assert_eq!((books.sent, books.copied), (5, 3));
+        assert_eq!(books.dropped[DroppedReason::Abandoned as usize], 3);
+    }
+
+    #[tokio::test]
+    async fn a_receipt_resolves_when_the_last_batch_ended() {
+        let account = Account::detached(TenantId::unattributed());
+        let (receipt, result) = Receipt::new();
+        let first = batch(&account).with_receipt(receipt.clone());
+        let second = batch(&account).with_receipt(receipt);
+        let failure = SendFailure { code: 14, message: "down".into(), retry_after: None };
+        first.refused_by_destination(failure.clone());
+        second.sent(2);
+        assert_eq!(result.await, Ok(Result { rejected: 2, failure: Some(failure) }));
+    }
+}

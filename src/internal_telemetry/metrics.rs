@@ -1,0 +1,100 @@
+//! Counters and gauges as the parts of the program hold them: plain atomics, read by the encoders.
+//!
+//! Nothing on the road of a request touches a metrics library. Clones share their value.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use crate::otlp::PerSignal;
+
+/// A number that only grows.
+#[derive(Debug, Clone, Default)]
+pub struct Counter(Arc<AtomicU64>);
+
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The count so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that goes up and down.
+#[derive(Debug, Clone, Default)]
+pub struct Gauge(Arc<AtomicI64>);
+
+impl Gauge {
+    /// Adds `n`, which may be negative.
+    pub fn add(&self, n: i64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Replaces the value.
+    pub fn set(&self, n: i64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// The value now.
+    pub fn get(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Of one receiver and transport (`grpc` or `http`).
+#[derive(Debug, Clone, Default)]
+pub struct ReceiverMetrics {
+    /// `otelcol_receiver_accepted_*`: items handed to the pipeline without error.
+    pub accepted: PerSignal<Counter>,
+    /// `otelcol_receiver_refused_*`: items of well-formed requests that were not accepted.
+    pub refused: PerSignal<Counter>,
+    /// `tollgate_receiver_requests_total{outcome="accepted"}`.
+    pub requests_accepted: Counter,
+    /// `tollgate_receiver_requests_total{outcome="refused"}`: refused, whatever the reason.
+    pub requests_refused: Counter,
+    /// `tollgate_receiver_requests_total{outcome="malformed"}`: not a valid OTLP request.
+    pub requests_malformed: Counter,
+    /// `tollgate_receiver_request_bytes_total`: request bodies after decompression.
+    pub request_bytes: Counter,
+    /// `tollgate_receiver_connections`: open now.
+    pub connections: Gauge,
+    /// `tollgate_receiver_connections_refused_total`: beyond a cap, or a handshake that failed.
+    pub connections_refused: Counter,
+}
+
+/// Of one exporter.
+#[derive(Debug, Clone, Default)]
+pub struct ExporterMetrics {
+    /// `otelcol_exporter_sent_*`: items the destination took.
+    pub sent: PerSignal<Counter>,
+    /// `otelcol_exporter_send_failed_*`: items given up.
+    pub send_failed: PerSignal<Counter>,
+    /// `otelcol_exporter_enqueue_failed_*`: items the queue had no room for.
+    pub enqueue_failed: PerSignal<Counter>,
+    /// `otelcol_exporter_in_flight_requests`.
+    pub in_flight: Gauge,
+    /// `tollgate_exporter_retries_total`: attempts after the first.
+    pub retries: Counter,
+    /// `tollgate_exporter_sent_bytes_total`: request bodies before compression.
+    pub sent_bytes: Counter,
+    /// `otelcol_exporter_queue_size`, in units of the sizer.
+    pub queue_size: Gauge,
+    /// `otelcol_exporter_queue_capacity`, in units of the sizer.
+    pub queue_capacity: Gauge,
+    /// `tollgate_exporter_queue_bytes`.
+    pub queue_bytes: Gauge,
+    /// `tollgate_exporter_queue_capacity_bytes`.
+    pub queue_capacity_bytes: Gauge,
+}
+
+/// Of one processor.
+#[derive(Debug, Clone, Default)]
+pub struct ProcessorMetrics {
+    /// `otelcol_processor_incoming_items`.
+    pub incoming: PerSignal<Counter>,
+    /// `otelcol_processor_outgoing_items`.
+    pub outgoing: PerSignal<Counter>,
+}

@@ -1,0 +1,3 @@
+//! What this program says of itself: metrics, logs, traces.
+
+pub mod metrics;

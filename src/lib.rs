@@ -1,0 +1,30 @@
+//! Tollgate: an OpenTelemetry collector for platforms with many tenants and many model versions.
+//!
+//! The tour of one request: a [`receiver`] reads it, [`pipeline`] checks and indexes the bytes
+//! ([`otlp`]), runs the processors on the index ([`tenant`], [`sampling`], [`processor`]), writes one
+//! [`batch`] per tenant, and hands every batch to the [`queue`] of each [`exporter`]; only then is the
+//! client told OK. Where each item ended is written down in [`outcome`].
+//!
+//! Modules stand in layers: a module imports only from groups above its own, and modules of one group
+//! do not know each other. `tests/it/layers.rs` reads the list below and enforces it.
+
+// layer: ground
+pub mod identity;
+pub mod tasks;
+// layer: OTLP on the wire
+pub mod otlp;
+// layer: what becomes of items
+pub mod outcome;
+// layer: what flows
+pub mod batch;
+// layer: files
+// layer: certificates
+// layer: own metrics and logs
+pub mod internal_telemetry;
+// layer: decisions and buffers
+// layer: components
+// layer: the graph
+pub mod pipeline;
+// layer: edges
+// layer: life
+// layer: command line

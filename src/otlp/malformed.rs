@@ -1,0 +1,33 @@
+//! Why a request is not one.
+
+/// What is wrong with the bytes of a request; nothing of it is kept.
+///
+/// The caller answers INVALID_ARGUMENT / 400, and RESOURCE_EXHAUSTED / 413 for [`Malformed::Budget`]:
+/// in neither case may the client send the same bytes again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// A length or a value reaches past the end of what encloses it.
+    #[error("truncated: a field reaches past the end of its message")]
+    Truncated,
+    /// A varint of more than ten bytes or 64 bits.
+    #[error("a varint does not fit 64 bits")]
+    Varint,
+    /// Field number 0, above 2^29-1, or an end-group tag without its start.
+    #[error("a field tag is not valid")]
+    Tag,
+    /// A known field of another wire type than its definition.
+    #[error("a field has the wrong wire type")]
+    WireType,
+    /// A string field that is not UTF-8.
+    #[error("a string is not UTF-8")]
+    Utf8,
+    /// Values or unknown groups nested deeper than the limit.
+    #[error("nested deeper than the limit")]
+    Depth,
+    /// Decoded, the request would cost more memory than allowed.
+    #[error("the request would decode to more than {limit} bytes")]
+    Budget {
+        /// The limit, in bytes of estimated decoded size.
+        limit: usize,
+    },
+}

@@ -1,0 +1,113 @@
+//! What a receiver hands in and what it is told.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::batch::SendFailure;
+use crate::identity::BadTenantId;
+use crate::otlp::{Malformed, Signal};
+
+/// How a request came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// OTLP/gRPC.
+    Grpc,
+    /// OTLP/HTTP.
+    Http,
+}
+
+impl Transport {
+    /// The `transport` label of the Collector's receiver metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Transport::Grpc => "grpc",
+            Transport::Http => "http",
+        }
+    }
+}
+
+/// One export request, read whole and decompressed.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Told by the path or the gRPC service.
+    pub signal: Signal,
+    /// An encoded `Export…ServiceRequest`, not checked yet.
+    pub body: Bytes,
+    /// The headers or gRPC metadata.
+    pub headers: http::HeaderMap,
+    /// Who is connected; absent on unix sockets.
+    pub peer: Option<SocketAddr>,
+    /// How it came in.
+    pub transport: Transport,
+    /// When the client stops waiting, capped by the receiver's own limit.
+    pub deadline: Instant,
+}
+
+/// The request is in good hands: every queue concerned owns its part.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Accepted {
+    /// Items of the request.
+    pub items: u64,
+    /// Items rejected for good (partial success).
+    pub rejected: u64,
+    /// Why, in English; with `rejected` 0 a warning.
+    pub message: Option<String>,
+}
+
+/// Nothing of the request was kept.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Not an OTLP request; sending it again is useless.
+    #[error("malformed request: {0}")]
+    Malformed(#[from] Malformed),
+    /// Larger than the queue could ever hold; sending it again is useless.
+    #[error("the request is larger than the sending queue of exporter `{exporter}`")]
+    NeverFits {
+        /// The id of the exporter.
+        exporter: String,
+    },
+    /// A queue is full; try again.
+    #[error("sending queue is full (exporter `{exporter}`)")]
+    QueueFull {
+        /// The id of the exporter.
+        exporter: String,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The memory limiter refuses; try again.
+    #[error("data refused due to high memory usage")]
+    MemoryPressure {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The collector is going away; try again, elsewhere.
+    #[error("the collector is shutting down")]
+    ShuttingDown {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The sender names a tenant and may not, or names none where one is required.
+    #[error("no tenant is named and policies refuse anonymous data")]
+    Anonymous,
+    /// A tenant header occurs twice.
+    #[error("header `{header}` occurs more than once")]
+    DuplicateTenantHeader {
+        /// The header's name.
+        header: String,
+    },
+    /// The claimed tenant is not a tenant id.
+    #[error("the tenant named by the request is not valid: {0}")]
+    BadTenant(#[from] BadTenantId),
+    /// The deadline passed first.
+    #[error("the deadline passed before the data was queued")]
+    DeadlineExceeded,
+    /// No pipeline of this receiver takes the signal.
+    #[error("no pipeline of this receiver takes {0}")]
+    NoPipeline(Signal),
+    /// The destination failed and the exporter is set to wait for results.
+    #[error("the destination did not take the data: {}", .0.message)]
+    Destination(SendFailure),
+}
