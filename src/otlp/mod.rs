@@ -2,11 +2,31 @@
 //!
 //! Nothing here knows tenants, rules or queues. Invariant: an item nobody edits leaves byte-identical.
 
+mod check;
+mod draft;
+mod edits;
+mod emit;
+mod fields;
+mod index;
+mod keys;
+mod limits;
 mod malformed;
+mod normalize;
+mod shapes;
+mod split;
+mod value;
+mod walk;
 
 use std::fmt;
 
+pub use draft::{Draft, ItemId, PartId};
+pub use edits::Edits;
+pub use fields::{LogFields, SpanFields};
+pub use index::Index;
+pub use limits::Limits;
 pub use malformed::Malformed;
+pub use split::Pieces;
+pub use value::{AttributeValue, Value};
 
 /// One of the three OTLP signals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
