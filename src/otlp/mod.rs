@@ -8,12 +8,16 @@ mod edits;
 mod emit;
 mod fields;
 mod index;
+pub mod json;
 mod keys;
 mod limits;
 mod malformed;
 mod normalize;
+mod protobuf;
+pub mod schema;
 mod shapes;
 mod split;
+pub mod status;
 mod value;
 mod walk;
 
