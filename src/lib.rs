@@ -22,6 +22,7 @@ pub mod batch;
 // layer: own metrics and logs
 pub mod internal_telemetry;
 // layer: decisions and buffers
+pub mod sampling;
 // layer: components
 // layer: the graph
 pub mod pipeline;
