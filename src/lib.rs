@@ -18,6 +18,7 @@ pub mod outcome;
 // layer: what flows
 pub mod batch;
 // layer: files
+pub mod policies;
 // layer: certificates
 // layer: own metrics and logs
 pub mod internal_telemetry;

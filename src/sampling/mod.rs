@@ -4,5 +4,8 @@
 //! here. Invariant: an item is kept iff its randomness is at least its threshold, and no stage lowers a
 //! threshold.
 
+mod go_number;
+pub mod probabilistic;
+mod strict_tracestate;
 pub mod threshold;
 pub mod tracestate;

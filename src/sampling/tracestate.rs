@@ -5,7 +5,7 @@
 //! ```
 //!
 //! [`read`] and [`write`] serve the policies' rules; the stricter reading of the Collector's
-//! `probabilistic_sampler` is in `strict`. Invariant: other members and unknown sub-keys survive, and a
+//! `probabilistic_sampler` is `strict_tracestate`. Invariant: other members and unknown sub-keys survive, and a
 //! malformed `ot` is never rewritten.
 
 use super::threshold::{Randomness, Threshold};
