@@ -11,6 +11,8 @@
 // layer: ground
 pub mod identity;
 pub mod tasks;
+pub mod units;
+pub mod yaml;
 // layer: OTLP on the wire
 pub mod otlp;
 // layer: what becomes of items
