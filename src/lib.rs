@@ -11,7 +11,9 @@
 // layer: ground
 pub mod identity;
 pub mod tasks;
+pub mod units;
 pub mod wire;
+pub mod yaml;
 // layer: OTLP on the wire
 pub mod otlp;
 // layer: what becomes of items
@@ -19,13 +21,18 @@ pub mod outcome;
 // layer: what flows
 pub mod batch;
 // layer: files
+pub mod policies;
 // layer: certificates
 // layer: own metrics and logs
 pub mod internal_telemetry;
 // layer: decisions and buffers
+pub mod sampling;
+pub mod tenant;
 // layer: components
+pub mod processor;
 // layer: the graph
 pub mod pipeline;
 // layer: edges
 // layer: life
 // layer: command line
+pub mod cli;

@@ -1,0 +1,11 @@
+//! Who is kept: consistent probability sampling by rules, and the Collector's `probabilistic_sampler`.
+//!
+//! Pure decisions: the plan, the time and the item's fields are arguments, nothing is counted or written
+//! here. Invariant: an item is kept iff its randomness is at least its threshold, and no stage lowers a
+//! threshold.
+
+mod go_number;
+pub mod probabilistic;
+mod strict_tracestate;
+pub mod threshold;
+pub mod tracestate;
