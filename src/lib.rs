@@ -9,6 +9,7 @@
 //! do not know each other. `tests/it/layers.rs` reads the list below and enforces it.
 
 // layer: ground
+pub mod compression;
 pub mod identity;
 pub mod tasks;
 pub mod units;
@@ -21,8 +22,10 @@ pub mod outcome;
 // layer: what flows
 pub mod batch;
 // layer: files
+pub mod config;
 pub mod policies;
 // layer: certificates
+pub mod tls;
 // layer: own metrics and logs
 pub mod internal_telemetry;
 // layer: decisions and buffers
@@ -33,6 +36,7 @@ pub mod processor;
 // layer: the graph
 pub mod pipeline;
 // layer: edges
+pub mod receiver;
 // layer: life
 // layer: command line
 pub mod cli;
