@@ -12,6 +12,7 @@
 pub mod compression;
 pub mod identity;
 pub mod tasks;
+pub mod units;
 // layer: OTLP on the wire
 pub mod otlp;
 // layer: what becomes of items
@@ -19,7 +20,9 @@ pub mod outcome;
 // layer: what flows
 pub mod batch;
 // layer: files
+pub mod config;
 // layer: certificates
+pub mod tls;
 // layer: own metrics and logs
 pub mod internal_telemetry;
 // layer: decisions and buffers
@@ -27,5 +30,6 @@ pub mod internal_telemetry;
 // layer: the graph
 pub mod pipeline;
 // layer: edges
+pub mod receiver;
 // layer: life
 // layer: command line

@@ -1,0 +1,4 @@
+//! The static configuration file as types.
+
+pub mod receiver;
+pub mod tls;
