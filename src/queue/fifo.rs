@@ -53,6 +53,11 @@ impl Fifo {
         self.lines.iter().all(|(_, line)| line.entries.is_empty())
     }
 
+    /// Whether some line need not wait any longer.
+    pub(super) fn has_enough(&self, wanted: &Wanted) -> bool {
+        self.lines.iter().any(|(_, line)| !line.entries.is_empty() && line.is_enough(wanted))
+    }
+
     pub(super) fn push(&mut self, batch: Batch) {
         let sequence = self.next_sequence;
         self.next_sequence += 1;

@@ -28,10 +28,10 @@ use crate::internal_telemetry::metrics::ExporterMetrics;
 
 use fifo::{Fifo, Next};
 pub use lease::Lease;
-pub use room::{Bounds, QueueFull, Size, Sizer};
 use room::Room;
+pub use room::{Bounds, QueueFull, Size, Sizer};
 
-/// What a consumer would like to lease.
+/// What the consumers of a queue would like to lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
     /// The unit of `min` and `max`.
@@ -62,6 +62,7 @@ pub struct Queue(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
+    wanted: Wanted,
     /// Wakes one consumer: something may be leased.
     ready: Notify,
     /// Wakes the one reserver whose turn it is: there is room.
@@ -86,7 +87,7 @@ struct State {
 
 impl Queue {
     /// An empty queue; `metrics` gets its size, capacity and refusals.
-    pub fn new(bounds: Bounds, metrics: &ExporterMetrics) -> Self {
+    pub fn new(bounds: Bounds, wanted: Wanted, metrics: &ExporterMetrics) -> Self {
         metrics.queue_capacity.set(i64::try_from(bounds.capacity).unwrap_or(i64::MAX));
         metrics.queue_capacity_bytes.set(i64::try_from(bounds.max_bytes).unwrap_or(i64::MAX));
         let state = State {
@@ -99,6 +100,7 @@ impl Queue {
         };
         Self(Arc::new(Shared {
             state: Mutex::new(state),
+            wanted,
             ready: Notify::new(),
             space: Notify::new(),
             turn: Semaphore::new(1),
@@ -168,40 +170,45 @@ impl Queue {
     ///
     /// # Cancel safety
     /// Nothing is leased unless it returns.
-    pub async fn lease(&self, wanted: &Wanted) -> Option<Lease> {
+    pub async fn lease(&self) -> Option<Lease> {
+        let mut duty = None;
         loop {
             let ready = self.0.ready.notified();
-            let due = match self.next(wanted) {
+            match self.next(duty) {
                 Next::Taken(entries) => return Some(Lease::new(self.clone(), entries)),
                 Next::End => return None,
-                Next::Wait(due) => due,
-            };
-            match due {
-                None => {
+                Next::Wait(None) => {
                     ready.await;
-                    let woken = Passes(self, Duty::Woken);
+                    duty = Some(Duty::Woken);
+                    let passes_on = Passes(self, Duty::Woken);
                     // What arrives in the same turn of the event loop is leased together.
                     tokio::task::yield_now().await;
-                    std::mem::forget(woken);
+                    std::mem::forget(passes_on);
                 }
-                Some(due) => {
-                    let _timed = Passes(self, Duty::Timed);
+                Next::Wait(Some(due)) => {
+                    duty = Some(Duty::Timed);
+                    let passes_on = Passes(self, Duty::Timed);
                     // Whichever comes first, the next round looks again.
                     let _elapsed = tokio::time::timeout_at(due, ready).await;
+                    std::mem::forget(passes_on);
                 }
             }
         }
     }
 
-    /// One look of a consumer. `Next::Wait` with an instant puts the caller on [`Duty::Timed`].
-    fn next(&self, wanted: &Wanted) -> Next {
+    /// One look of a consumer, who comes from a duty or from its work. `Next::Wait` with an instant puts
+    /// it on [`Duty::Timed`].
+    fn next(&self, from: Option<Duty>) -> Next {
         let mut state = self.lock();
         state.woken = false;
+        if from == Some(Duty::Timed) {
+            state.timed = false;
+        }
         let closed = state.closed;
-        let next = state.fifo.take(wanted, Instant::now(), closed);
+        let next = state.fifo.take(&self.0.wanted, Instant::now(), closed);
         match next {
             Next::Taken(_) => self.wake_consumer(&mut state),
-            Next::End if closed && state.reservations == 0 => self.0.ready.notify_waiters(),
+            Next::End if closed && state.reservations == 0 => {}
             Next::End => return Next::Wait(None),
             Next::Wait(Some(_)) if state.timed => return Next::Wait(None),
             Next::Wait(Some(_)) => state.timed = true,
@@ -210,9 +217,11 @@ impl Queue {
         next
     }
 
-    /// Wakes a consumer unless one is on its way or there is nothing to see.
+    /// Wakes a consumer unless one is on its way or there is nothing for it: nothing waits, or too little
+    /// and a consumer already watches the time.
     fn wake_consumer(&self, state: &mut State) {
-        if !state.woken && !state.fifo.is_empty() {
+        let idle = state.fifo.is_empty() || (state.timed && !state.fifo.has_enough(&self.0.wanted));
+        if !state.woken && !idle {
             state.woken = true;
             // The one that slept least: the fewer consumers are busy, the more each can merge.
             self.0.ready.notify_last();

@@ -161,7 +161,10 @@ impl Room {
 
     pub(super) fn refusal(&self, size: &Size, now: Instant) -> QueueFull {
         let scattered = self.wait(size, now).mul_f64(0.75 + 0.5 * fastrand::f64());
-        QueueFull { retry_after: scattered.max(SHORTEST_WAIT), never_fits: !self.is_within_bounds(size) }
+        QueueFull {
+            retry_after: scattered.clamp(SHORTEST_WAIT, LONGEST_WAIT),
+            never_fits: !self.is_within_bounds(size),
+        }
     }
 
     /// The share of the queue that has to go, at the speed at which it goes.
@@ -172,8 +175,11 @@ impl Room {
             _ => asked.saturating_sub(bound) as f64 / used as f64,
         };
         let sizer = self.bounds.sizer;
-        let share = share(asked.by(sizer), self.bounds.capacity, self.used.by(sizer))
-            .max(share(asked.bytes, self.bounds.max_bytes, self.used.bytes));
+        let share = share(asked.by(sizer), self.bounds.capacity, self.used.by(sizer)).max(share(
+            asked.bytes,
+            self.bounds.max_bytes,
+            self.used.bytes,
+        ));
         let is_stale = now - self.window_start > LONGEST_WAIT;
         if is_stale || self.bytes_per_second < 1.0 {
             return UNKNOWN_WAIT;
