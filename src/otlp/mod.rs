@@ -2,10 +2,16 @@
 //!
 //! Nothing here knows tenants, rules or queues. Invariant: an item nobody edits leaves byte-identical.
 
+pub mod json;
+mod limits;
 mod malformed;
+mod protobuf;
+pub mod schema;
+pub mod status;
 
 use std::fmt;
 
+pub use limits::Limits;
 pub use malformed::Malformed;
 
 /// One of the three OTLP signals.

@@ -1,0 +1,29 @@
+//! How much a request may be and cost.
+
+/// Limits of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest request, in bytes; above 1 GiB it counts as 1 GiB.
+    pub max_bytes: usize,
+    /// Estimated bytes the request would take decoded: its own length plus the size of every
+    /// repeated message. What one batch can do to the memory of those who decode it.
+    pub decoded_budget: usize,
+    /// How many messages and groups may enclose another. Range: 16 (what OTLP itself needs, and a few
+    /// levels of values) to 96 (decoders give up at 100); what lies outside counts as the nearer end.
+    pub max_depth: usize,
+}
+
+impl Limits {
+    /// The longest request there can be: offsets have 32 bits and a rewrite may grow.
+    pub const MAX_BYTES: usize = 1 << 30;
+    /// The deepest nesting there can be.
+    pub const MAX_DEPTH: usize = 96;
+
+    /// The limits that go with a message size: a budget of sixteen times as much, at least 64 MiB
+    /// (ordinary requests need three times), and the deepest nesting.
+    pub fn for_message_size(max_bytes: usize) -> Self {
+        const LEAST_BUDGET: usize = 64 << 20;
+        let decoded_budget = max_bytes.saturating_mul(16).max(LEAST_BUDGET);
+        Self { max_bytes, decoded_budget, max_depth: Self::MAX_DEPTH }
+    }
+}

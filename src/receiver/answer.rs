@@ -1,0 +1,196 @@
+//! What a client is told: the one table from refusals to gRPC codes and HTTP statuses, and its encodings.
+//!
+//! | told | gRPC | HTTP | client tries again |
+//! |---|---|---|---|
+//! | broken data | INVALID_ARGUMENT | 400 | no |
+//! | too large, for good | RESOURCE_EXHAUSTED without RetryInfo | 413 | no |
+//! | overloaded, shutting down | UNAVAILABLE with RetryInfo | 503 with Retry-After | yes |
+//! | too late | DEADLINE_EXCEEDED | 503 | yes |
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tonic::Code;
+
+use super::grpc::BadFrame;
+use crate::otlp::Malformed;
+use crate::otlp::json::JsonError;
+use crate::pipeline::Refusal;
+
+/// Everything that can stand between a request and success.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    /// The pipeline's word.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Larger than this listener takes, as sent or decompressed.
+    #[error("the request is larger than {limit} bytes")]
+    TooLarge {
+        /// The limit.
+        limit: usize,
+    },
+    /// Not JSON of the signal.
+    #[error(transparent)]
+    Json(#[from] JsonError),
+    /// The body is not what its encoding says.
+    #[error("the body is not valid {encoding}")]
+    Decompress {
+        /// The content encoding.
+        encoding: &'static str,
+    },
+    /// Not one gRPC frame.
+    #[error(transparent)]
+    Frame(#[from] BadFrame),
+    /// The flag says compressed, the headers do not say how.
+    #[error("the message is compressed, but grpc-encoding is missing")]
+    CompressedHow,
+    /// An encoding that is not taken.
+    #[error("this encoding of the body is not supported; supported are {supported}")]
+    Encoding {
+        /// As `Accept-Encoding` lists them.
+        supported: &'static str,
+    },
+    /// A content type that is not taken.
+    #[error("the content type must be application/x-protobuf or application/json")]
+    MediaType,
+    /// Only POST and, with CORS, OPTIONS.
+    #[error("the method must be POST")]
+    Method,
+    /// No signal is taken there.
+    #[error("nothing is served here")]
+    NotFound,
+    /// No method has this name.
+    #[error("no such method")]
+    NoSuchMethod,
+    /// gRPC needs HTTP/2.
+    #[error("gRPC needs HTTP/2")]
+    Version,
+    /// Not a timeout.
+    #[error("grpc-timeout is malformed")]
+    Timeout,
+    /// The client stopped in the middle of its body.
+    #[error("the body stopped arriving")]
+    Stalled,
+    /// The client went away in the middle of its body.
+    #[error("the body broke off")]
+    Broken,
+}
+
+/// What a fault means on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub(super) code: Code,
+    pub(super) http: StatusCode,
+    pub(super) retry_after: Option<Duration>,
+    /// Whether the data itself is at fault, for the counters and for BadRequest.
+    pub(super) malformed: bool,
+}
+
+impl Verdict {
+    fn malformed(code: Code, http: StatusCode) -> Self {
+        Self { code, http, retry_after: None, malformed: true }
+    }
+
+    fn refused(code: Code, http: StatusCode, retry_after: Option<Duration>) -> Self {
+        Self { code, http, retry_after, malformed: false }
+    }
+}
+
+impl Fault {
+    /// The table.
+    pub(super) fn verdict(&self) -> Verdict {
+        match self {
+            Fault::Refused(refusal) => of_refusal(refusal),
+            Fault::TooLarge { .. } | Fault::Json(JsonError::TooLarge { .. }) => {
+                Verdict::malformed(Code::ResourceExhausted, StatusCode::PAYLOAD_TOO_LARGE)
+            }
+            Fault::Json(JsonError::Malformed { .. })
+            | Fault::Decompress { .. }
+            | Fault::Frame(_)
+            | Fault::Timeout
+            | Fault::Version => Verdict::malformed(Code::InvalidArgument, StatusCode::BAD_REQUEST),
+            Fault::CompressedHow => Verdict::malformed(Code::Internal, StatusCode::BAD_REQUEST),
+            Fault::Encoding { .. } | Fault::MediaType => {
+                Verdict::malformed(Code::Unimplemented, StatusCode::UNSUPPORTED_MEDIA_TYPE)
+            }
+            Fault::Method => Verdict::malformed(Code::Unimplemented, StatusCode::METHOD_NOT_ALLOWED),
+            Fault::NotFound | Fault::NoSuchMethod => {
+                Verdict::malformed(Code::Unimplemented, StatusCode::NOT_FOUND)
+            }
+            Fault::Stalled => {
+                Verdict::refused(Code::DeadlineExceeded, StatusCode::SERVICE_UNAVAILABLE, None)
+            }
+            Fault::Broken => Verdict::refused(Code::Cancelled, StatusCode::BAD_REQUEST, None),
+        }
+    }
+}
+
+fn of_refusal(refusal: &Refusal) -> Verdict {
+    match refusal {
+        Refusal::Malformed(Malformed::Budget { .. }) => {
+            Verdict::malformed(Code::ResourceExhausted, StatusCode::PAYLOAD_TOO_LARGE)
+        }
+        Refusal::Malformed(_) => Verdict::malformed(Code::InvalidArgument, StatusCode::BAD_REQUEST),
+        Refusal::NeverFits { .. } => {
+            Verdict::refused(Code::ResourceExhausted, StatusCode::PAYLOAD_TOO_LARGE, None)
+        }
+        Refusal::QueueFull { retry_after, .. }
+        | Refusal::MemoryPressure { retry_after }
+        | Refusal::ShuttingDown { retry_after } => {
+            Verdict::refused(Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, Some(*retry_after))
+        }
+        Refusal::Anonymous => Verdict::refused(Code::Unauthenticated, StatusCode::UNAUTHORIZED, None),
+        Refusal::DuplicateTenantHeader { .. } => {
+            Verdict::refused(Code::PermissionDenied, StatusCode::FORBIDDEN, None)
+        }
+        Refusal::BadTenant(_) => Verdict::refused(Code::InvalidArgument, StatusCode::BAD_REQUEST, None),
+        Refusal::DeadlineExceeded => {
+            Verdict::refused(Code::DeadlineExceeded, StatusCode::SERVICE_UNAVAILABLE, None)
+        }
+        Refusal::NoPipeline(_) => Verdict::refused(Code::Unimplemented, StatusCode::NOT_FOUND, None),
+        Refusal::Destination(failure) => {
+            let code = match Code::from_i32(failure.code) {
+                // A failure with the code of success would be read as success.
+                Code::Ok => Code::Unknown,
+                code => code,
+            };
+            Verdict::refused(code, http_status(code, failure.retry_after), failure.retry_after)
+        }
+    }
+}
+
+/// The HTTP status that makes an HTTP client do what a gRPC client does with the code.
+fn http_status(code: Code, retry_after: Option<Duration>) -> StatusCode {
+    match code {
+        Code::Ok => StatusCode::OK,
+        Code::Cancelled
+        | Code::DeadlineExceeded
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unavailable
+        | Code::DataLoss => StatusCode::SERVICE_UNAVAILABLE,
+        // Without a delay it is not to be sent again, but 429 always is.
+        Code::ResourceExhausted if retry_after.is_none() => StatusCode::PAYLOAD_TOO_LARGE,
+        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        Code::InvalidArgument => StatusCode::BAD_REQUEST,
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::Unimplemented => StatusCode::NOT_FOUND,
+        Code::Unknown
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::FailedPrecondition
+        | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// `Retry-After`: whole seconds, rounded up, at least one.
+pub(super) fn retry_after_seconds(retry_after: Duration) -> u64 {
+    let whole = retry_after.as_secs();
+    (if retry_after.subsec_nanos() > 0 { whole + 1 } else { whole }).max(1)
+}
+
+/// Cuts a message to at most `most` bytes, at the border of a character.
+pub(super) fn shorten(message: &str, most: usize) -> &str {
+    &message[..message.floor_char_boundary(most)]
+}

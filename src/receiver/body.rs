@@ -1,0 +1,187 @@
+//! Reads a request's body: bounded in bytes, in silence and in time.
+//!
+//! Memory follows what arrived, never what was announced. A body that arrives in one piece is not copied.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::Body;
+use tokio::time::{Instant, Sleep};
+
+use super::grpc;
+
+/// Reserved at once for a body that comes in pieces, however large it was announced.
+const MOST_RESERVED: usize = 1 << 20;
+
+/// How much and how long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// The largest message, in bytes as sent.
+    pub(super) limit: usize,
+    /// The longest silence.
+    pub(super) progress: Duration,
+    /// The end of all patience.
+    pub(super) deadline: Instant,
+}
+
+/// What the body of a request looks like.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Shape {
+    /// The message and nothing else, perhaps of announced length.
+    Plain(Option<u64>),
+    /// One gRPC frame.
+    Frame,
+}
+
+/// Why there is no body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// Larger than the limit, announced or arrived.
+    TooLarge,
+    /// More bytes than one gRPC frame.
+    Trailing,
+    /// Silent for too long.
+    Stalled,
+    /// The deadline passed.
+    Deadline,
+    /// The client went away or broke the protocol.
+    Broken,
+}
+
+/// Reads a body to its end.
+///
+/// # Errors
+/// [`Unread`]; the rest of the body is not read.
+pub(super) async fn read<B>(body: B, shape: Shape, bounds: &Bounds) -> Result<Bytes, Unread>
+where
+    B: Body<Data = Bytes>,
+{
+    let mut body = pin!(body);
+    let mut alarm = Alarm::new(bounds);
+    let mut alarm = pin!(&mut alarm);
+    let mut gathered = Gathered::new(shape, bounds.limit);
+    // The timer exists only from the first time that there is nothing to read.
+    let mut sleep = pin!(None);
+    while !body.is_end_stream() {
+        let next = poll_fn(|cx| match body.as_mut().poll_frame(cx) {
+            Poll::Ready(frame) => Poll::Ready(Ok(frame)),
+            Poll::Pending => Poll::Ready(Err(ready!(alarm.poll_ring(sleep.as_mut(), cx)))),
+        });
+        match next.await? {
+            None => break,
+            Some(Err(_broken)) => return Err(Unread::Broken),
+            Some(Ok(frame)) => {
+                // Trailers of requests mean nothing here.
+                let Ok(piece) = frame.into_data() else { continue };
+                gathered.add(piece)?;
+                alarm.quiet = true;
+            }
+        }
+    }
+    Ok(gathered.whole())
+}
+
+/// Rings at the deadline, and when the client was silent for too long.
+struct Alarm {
+    progress: Duration,
+    deadline: Instant,
+    /// Whether something arrived since the timer was set.
+    quiet: bool,
+}
+
+impl Alarm {
+    fn new(bounds: &Bounds) -> Self {
+        Self { progress: bounds.progress, deadline: bounds.deadline, quiet: false }
+    }
+
+    fn poll_ring(&mut self, mut sleep: Pin<&mut Option<Sleep>>, cx: &mut Context<'_>) -> Poll<Unread> {
+        let fresh = sleep.is_none();
+        if fresh || self.quiet {
+            self.quiet = false;
+            let at = self.deadline.min(Instant::now() + self.progress);
+            match sleep.as_mut().as_pin_mut() {
+                Some(sleep) => sleep.reset(at),
+                None => sleep.set(Some(tokio::time::sleep_until(at))),
+            }
+        }
+        if let Some(sleep) = sleep.as_pin_mut() {
+            ready!(sleep.poll(cx));
+        }
+        Poll::Ready(if Instant::now() >= self.deadline { Unread::Deadline } else { Unread::Stalled })
+    }
+}
+
+/// What arrived so far.
+struct Gathered {
+    shape: Shape,
+    limit: usize,
+    first: Bytes,
+    /// The whole so far, once there was a second piece.
+    joined: Option<BytesMut>,
+}
+
+impl Gathered {
+    fn new(shape: Shape, limit: usize) -> Self {
+        Self { shape, limit, first: Bytes::new(), joined: None }
+    }
+
+    fn add(&mut self, piece: Bytes) -> Result<(), Unread> {
+        if self.as_slice().is_empty() {
+            self.first = piece;
+        } else {
+            self.join(&piece);
+        }
+        self.check()
+    }
+
+    fn join(&mut self, piece: &[u8]) {
+        let joined = match &mut self.joined {
+            Some(joined) => joined,
+            None => {
+                let least = self.first.len() + piece.len();
+                let expected = expected(self.shape, &self.first).unwrap_or(0);
+                let reserved = usize::try_from(expected).unwrap_or(usize::MAX).min(MOST_RESERVED);
+                let joined = self.joined.insert(BytesMut::with_capacity(reserved.max(least)));
+                joined.extend_from_slice(&self.first);
+                joined
+            }
+        };
+        joined.extend_from_slice(piece);
+    }
+
+    fn check(&self) -> Result<(), Unread> {
+        let overhead = match self.shape {
+            Shape::Plain(_) => 0,
+            Shape::Frame => grpc::PREFIX,
+        };
+        let most = (self.limit + overhead) as u64;
+        let arrived = self.as_slice();
+        let expected = expected(self.shape, arrived);
+        if arrived.len() as u64 > most || expected.is_some_and(|expected| expected > most) {
+            return Err(Unread::TooLarge);
+        }
+        match (self.shape, expected) {
+            (Shape::Frame, Some(expected)) if arrived.len() as u64 > expected => Err(Unread::Trailing),
+            _ => Ok(()),
+        }
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        self.joined.as_deref().unwrap_or(&self.first)
+    }
+
+    fn whole(self) -> Bytes {
+        self.joined.map_or(self.first, BytesMut::freeze)
+    }
+}
+
+/// The announced length of the whole body, in bytes.
+fn expected(shape: Shape, arrived: &[u8]) -> Option<u64> {
+    match shape {
+        Shape::Plain(announced) => announced,
+        Shape::Frame => grpc::announced(arrived).map(|message| message + grpc::PREFIX as u64),
+    }
+}
