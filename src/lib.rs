@@ -29,9 +29,11 @@ pub mod tls;
 // layer: own metrics and logs
 pub mod internal_telemetry;
 // layer: decisions and buffers
+pub mod queue;
 pub mod sampling;
 pub mod tenant;
 // layer: components
+pub mod exporter;
 pub mod processor;
 // layer: the graph
 pub mod pipeline;

@@ -1,4 +1,5 @@
 //! The static configuration file as types.
 
+pub mod exporter;
 pub mod receiver;
 pub mod tls;
