@@ -11,6 +11,7 @@
 // layer: ground
 pub mod identity;
 pub mod tasks;
+pub mod units;
 // layer: OTLP on the wire
 pub mod otlp;
 // layer: what becomes of items
@@ -18,6 +19,7 @@ pub mod outcome;
 // layer: what flows
 pub mod batch;
 // layer: files
+pub mod config;
 // layer: certificates
 // layer: own metrics and logs
 pub mod internal_telemetry;
@@ -26,5 +28,6 @@ pub mod internal_telemetry;
 // layer: the graph
 pub mod pipeline;
 // layer: edges
+pub mod admin;
 // layer: life
 // layer: command line

@@ -1,0 +1,4 @@
+//! Static YAML: the types of the configuration.
+
+pub mod extensions;
+pub mod service;
