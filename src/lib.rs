@@ -38,6 +38,7 @@ pub mod processor;
 // layer: the graph
 pub mod pipeline;
 // layer: edges
+pub mod admin;
 pub mod receiver;
 // layer: life
 // layer: command line
