@@ -47,6 +47,9 @@ pub(super) fn read<'n>(root: &At<'n>, problems: &mut Problems) -> (Vec<&'n str>,
         Block { tier: tier.map(Into::into), rate }
     };
     let mut blocks = Blocks { fallback: merged(&Written::default()), ..Blocks::default() };
+    for name in &names {
+        blocks.tiers.insert((*name).to_owned(), merged(&Written { tier: Some(name), rate: None }));
+    }
     let mut globs: Vec<(Glob, &Entry, At<'_>, Block)> = Vec::new();
     for (entry, at) in root.key("tenants").map(|tenants| tenants.entries(problems)).unwrap_or_default() {
         at.check_keys(&BLOCK, problems);
