@@ -45,6 +45,11 @@ impl Plan {
         blocks.exact.get(tenant).or_else(by_glob).unwrap_or(&blocks.fallback)
     }
 
+    /// What holds for a tenant of a tier that has no entry of its own.
+    pub fn tier_block(&self, tier: &str) -> &Block {
+        self.blocks.tiers.get(tier).unwrap_or(&self.blocks.fallback)
+    }
+
     /// The tenants listed by their exact id.
     pub fn configured_tenants(&self) -> impl Iterator<Item = &str> {
         self.blocks.exact.keys().map(String::as_str)
@@ -65,6 +70,7 @@ pub(super) struct Blocks {
     pub(super) exact: HashMap<String, Block>,
     /// The most specific first.
     pub(super) globs: Vec<(Glob, Block)>,
+    pub(super) tiers: HashMap<String, Block>,
     pub(super) fallback: Block,
 }
 

@@ -4,8 +4,12 @@
 //! here. Invariant: an item is kept iff its randomness is at least its threshold, and no stage lowers a
 //! threshold.
 
+mod embedded_tests;
 mod go_number;
 pub mod probabilistic;
+pub mod rules;
 mod strict_tracestate;
 pub mod threshold;
 pub mod tracestate;
+
+pub use embedded_tests::run_tests;

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use crate::policies::Upstream;
+
 /// The number of randomness values, 2^56.
 pub const RANDOMNESS_VALUES: u64 = 1 << 56;
 
@@ -140,16 +142,6 @@ impl fmt::Display for ThresholdText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
-}
-
-/// How a sampling stage combines its probability with the threshold it finds on an item.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Upstream {
-    /// The stricter of the two: the probability is that of the whole chain.
-    #[default]
-    Equalize,
-    /// This stage's share of what the earlier stages let through.
-    Multiply,
 }
 
 /// The threshold of an item behind a stage of probability `p` that finds threshold `incoming`.
