@@ -11,6 +11,8 @@ mod index;
 mod keys;
 mod limits;
 mod malformed;
+#[cfg(test)]
+mod model_tests;
 mod normalize;
 mod shapes;
 mod split;
