@@ -256,8 +256,7 @@ impl<'a> Draft<'a> {
 
     /// How many items of a group are left.
     pub fn group_items(&mut self, group: u32) -> u64 {
-        let members = self.edits.members(group).iter().copied().map(PartId).collect::<Vec<_>>();
-        members.into_iter().map(|part| self.part_items_left(part)).sum()
+        self.edits.items_of(group)
     }
 
     /// The bytes of a frame's payload.

@@ -242,8 +242,15 @@ impl Edits {
         self.is_arranged = false;
     }
 
-    /// The parts of a group, in the order of their numbers.
-    pub(super) fn members(&mut self, group: u32) -> &[u32] {
+    /// The items of a group that are left.
+    pub(super) fn items_of(&mut self, group: u32) -> u64 {
+        self.arrange();
+        let left = |part: &u32| self.parts.get(*part as usize).map_or(0, |part| u64::from(part.left));
+        self.members(group).iter().map(left).sum()
+    }
+
+    /// Puts the parts in the order of their groups, so that asking for every group stays linear.
+    pub(super) fn arrange(&mut self) {
         if !self.is_arranged {
             self.order.clear();
             self.order.extend(0..self.parts.len() as u32);
@@ -251,6 +258,10 @@ impl Edits {
             self.order.sort_by_key(|part| parts.get(*part as usize).map(|part| part.group));
             self.is_arranged = true;
         }
+    }
+
+    /// The parts of a group, in the order of their numbers; call [`Edits::arrange`] before.
+    pub(super) fn members(&self, group: u32) -> &[u32] {
         let group_of = |part: &u32| self.parts.get(*part as usize).map(|part| part.group);
         let start = self.order.partition_point(|part| group_of(part) < Some(group));
         let end = self.order.partition_point(|part| group_of(part) <= Some(group));

@@ -27,15 +27,14 @@ impl Draft<'_> {
         if self.group_items(group) == 0 {
             return None;
         }
-        let parts = self.edits.parts.len();
-        let members = self.edits.members(group).to_vec();
-        if !self.edits.is_touched && members.len() == parts {
+        let members = self.edits.members(group).len();
+        if !self.edits.is_touched && members == self.edits.parts.len() {
             return Some(self.request.clone());
         }
         let mut splice = std::mem::take(&mut self.edits.splice);
         splice.clear();
         let mut emitter = Emitter { index: self.index, edits: self.edits, request: self.request, splice };
-        emitter.request(group, &members);
+        emitter.request(group);
         let splice = emitter.splice;
         let written = splice.write(self.request, &self.edits.arena);
         self.edits.splice = splice;
@@ -65,7 +64,7 @@ struct Rewrite {
 }
 
 impl<'a> Emitter<'a> {
-    fn request(&mut self, group: u32, members: &[u32]) {
+    fn request(&mut self, group: u32) {
         // What is not a resource belongs to nobody; it goes along with the first part that goes anywhere.
         let first = self.edits.parts.iter().find(|part| part.left > 0);
         if first.is_some_and(|part| part.group == group) {
@@ -73,7 +72,7 @@ impl<'a> Emitter<'a> {
             self.keep_rests(&mut rests, u32::MAX);
         }
         let edits = self.edits;
-        for part in members.iter().filter_map(|part| edits.parts.get(*part as usize)) {
+        for part in edits.members(group).iter().filter_map(|part| edits.parts.get(*part as usize)) {
             self.part(part);
         }
     }
@@ -148,7 +147,9 @@ impl<'a> Emitter<'a> {
 
     fn scope(&mut self, scope: u32, items: Items<'_>) {
         let Some(at) = self.index.scopes.get(scope as usize) else { return };
-        if self.is_whole(&items, &at.items) {
+        // A piece takes no metric without points, so it looks at each.
+        let is_piece_of_metrics = matches!(items, Items::Some(_)) && !at.metrics.is_empty();
+        if !is_piece_of_metrics && self.is_whole(&items, &at.items) {
             return self.keep(at.frame.extent());
         }
         let mark = self.splice.open(SECOND);

@@ -12,6 +12,8 @@ pub mod json;
 mod keys;
 mod limits;
 mod malformed;
+#[cfg(test)]
+mod model_tests;
 mod normalize;
 mod protobuf;
 pub mod schema;

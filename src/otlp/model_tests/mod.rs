@@ -1,0 +1,62 @@
+//! Every rewrite against a model that decodes, changes and encodes; every verdict against a decoder's.
+
+mod bombs;
+mod generate;
+mod model;
+mod mutate;
+mod places;
+
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use proptest::prelude::*;
+
+use super::Signal;
+use crate::otlp;
+use model::{Model, Step, check};
+use mutate::{Shape, damage, odd};
+
+fn shape<M: Model>() -> Shape {
+    match M::SIGNAL {
+        Signal::Traces => Shape::Traces,
+        Signal::Metrics => Shape::Metrics,
+        Signal::Logs => Shape::Logs,
+    }
+}
+
+/// The request as it is, in three other encodings, and damaged.
+fn check_all<M: Model>(request: &M, script: &[Step], seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let plain = request.encode_to_vec();
+    assert_eq!(check::<M>(&plain, script), Ok(()));
+    for _ in 0..3 {
+        let odd = odd(&plain, shape::<M>(), &mut random);
+        assert_eq!(check::<M>(&odd, script), Ok(()));
+    }
+    for start in [&plain, &odd(&plain, shape::<M>(), &mut random)] {
+        for _ in 0..15 {
+            let mut damaged = start.clone();
+            damage(&mut damaged, &mut random);
+            let _taken_or_not = check::<M>(&damaged, script);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn edited_traces_equal_the_decoded_model(request in generate::traces(), script in generate::script(), seed: u64) {
+        check_all::<ExportTraceServiceRequest>(&request, &script, seed);
+    }
+
+    #[test]
+    fn edited_metrics_equal_the_decoded_model(request in generate::metrics(), script in generate::script(), seed: u64) {
+        check_all::<ExportMetricsServiceRequest>(&request, &script, seed);
+    }
+
+    #[test]
+    fn edited_logs_equal_the_decoded_model(request in generate::logs(), script in generate::script(), seed: u64) {
+        check_all::<ExportLogsServiceRequest>(&request, &script, seed);
+    }
+}
