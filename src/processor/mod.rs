@@ -7,6 +7,7 @@ mod memory_limiter;
 mod probabilistic;
 mod sampling;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use http::HeaderMap;
 
 use crate::internal_telemetry::metrics::ProcessorMetrics;
 use crate::otlp::Draft;
-use crate::tenant::{ClaimRefused, Directory, Owners, Sender};
+use crate::tenant::{ClaimRefused, Directory, Owners};
 
 pub use attributes::Attributes;
 pub use memory_limiter::MemoryLimiter;
@@ -27,8 +28,8 @@ pub struct Work<'a> {
     pub draft: Draft<'a>,
     /// The metadata it came with.
     pub headers: &'a HeaderMap,
-    /// Who sent it.
-    pub sender: &'a Sender,
+    /// Who is connected; absent on unix sockets.
+    pub peer: Option<SocketAddr>,
     /// The revision of policies this request sees, from its first to its last byte.
     pub directory: &'a Directory,
     /// Whose each part is, and what was left out of whose.
@@ -83,7 +84,7 @@ impl Processor {
         let signal = work.draft.signal();
         self.metrics.incoming[signal].add(work.draft.items_left());
         match &self.kind {
-            Kind::Tenant => crate::tenant::attribute(work.directory, work.sender, &mut work.draft, &mut work.owners)?,
+            Kind::Tenant => crate::tenant::attribute(work.directory, work.headers, &mut work.draft, &mut work.owners)?,
             Kind::Sampling(sampling) => sampling.run(work),
             Kind::Probabilistic(sampler) => sampler.run(work),
             Kind::Attributes(attributes) => attributes.run(work),
