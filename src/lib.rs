@@ -11,6 +11,7 @@
 // layer: ground
 pub mod identity;
 pub mod tasks;
+pub mod wire;
 // layer: OTLP on the wire
 pub mod otlp;
 // layer: what becomes of items

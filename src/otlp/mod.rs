@@ -11,8 +11,26 @@ pub mod status;
 
 use std::fmt;
 
+mod check;
+mod draft;
+mod edits;
+mod emit;
+mod fields;
+mod index;
+mod keys;
+mod normalize;
+mod shapes;
+mod split;
+mod value;
+mod walk;
+pub use draft::{Draft, ItemId, PartId};
+pub use edits::Edits;
+pub use fields::{LogFields, SpanFields};
+pub use index::Index;
 pub use limits::Limits;
 pub use malformed::Malformed;
+pub use split::Pieces;
+pub use value::{AttributeValue, Value};
 
 /// One of the three OTLP signals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
