@@ -8,6 +8,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, Key
 use opentelemetry_proto::tonic::metrics::v1::{metric, number_data_point};
 
 use super::*;
+use crate::otlp::Index;
 
 const LIMITS: Limits = Limits { max_bytes: 1 << 20, decoded_budget: 16 << 20, max_depth: 96 };
 
@@ -313,6 +314,20 @@ fn values_may_nest_to_the_limit_and_no_deeper() {
     for values in [deepest + 1, 100_000] {
         let JsonError::Malformed { fault, .. } = error(Signal::Logs, &nested_body(values)) else { panic!() };
         assert_eq!(fault, Fault::Depth { limit: LIMITS.max_depth });
+    }
+}
+
+#[test]
+fn what_may_nest_in_json_may_nest_on_the_wire() {
+    for max_depth in [16, 17, Limits::MAX_DEPTH] {
+        let limits = Limits { max_depth, ..LIMITS };
+        for values in 1..48 {
+            let text = nested_body(values);
+            let Ok(request) = to_protobuf(Signal::Logs, text.as_bytes(), &LIMITS) else { continue };
+            let json = to_protobuf(Signal::Logs, text.as_bytes(), &limits);
+            let wire = Index::new().read(Signal::Logs, &request, &limits);
+            assert_eq!(json.is_ok(), wire.is_ok(), "{values} values, at most {max_depth} messages");
+        }
     }
 }
 
