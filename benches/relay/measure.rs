@@ -1,0 +1,86 @@
+//! One measurement: a fresh relay, warmed up, loaded for a while and drained; from rest to rest, so that
+//! whatever it does later than it answers is counted too.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::support::load::{Args, Load, Phase, Report};
+use crate::support::sink::Sink;
+use crate::variants::Variant;
+
+/// Connections of the load; each has a tenant of its own.
+const CONNECTIONS: usize = 4;
+
+/// Calls on their way on each connection: enough that the relay is never without work, few enough that
+/// large requests do not pile up (4 × 2 × 590 KB at 1000 spans).
+fn streams(spans: usize) -> usize {
+    match spans {
+        0..=1 => 64,
+        2..=10 => 32,
+        11..=100 => 8,
+        _ => 2,
+    }
+}
+
+/// What is to be measured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Trial<'a> {
+    pub(crate) variant: Variant,
+    pub(crate) spans: usize,
+    pub(crate) time: Duration,
+    pub(crate) policies: &'a Path,
+}
+
+/// What one trial gave.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Outcome {
+    /// CPU time of the relay for each span: microseconds, or seconds a million.
+    pub(crate) cpu_per_span: f64,
+    pub(crate) spans_per_second: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) peak_mib: f64,
+    /// Share of one core that the relay had.
+    pub(crate) busy: f64,
+}
+
+impl Trial<'_> {
+    /// Runs it; the benchmark ends if the sink has not got exactly what was accepted.
+    pub(crate) fn run(self, sink: &mut Sink) -> Outcome {
+        let relay = self.variant.start(sink.address, self.policies);
+        let mut load = load(relay.address(), self.spans);
+        pass(&mut load, sink, Phase::lasting(self.time / 5));
+        let (start, cpu) = (Instant::now(), relay.program().cpu());
+        let report = pass(&mut load, sink, Phase::lasting(self.time));
+        let elapsed = start.elapsed().as_secs_f64();
+        let cpu = (relay.program().cpu() - cpu).as_secs_f64();
+        let spans = load.spans_in(report.accepted) as f64;
+        Outcome {
+            cpu_per_span: cpu / spans * 1e6,
+            spans_per_second: spans / elapsed,
+            p50_ms: report.p50_ms,
+            p99_ms: report.p99_ms,
+            peak_mib: relay.program().peak_resident() as f64 / f64::from(1 << 20),
+            busy: cpu / elapsed,
+        }
+    }
+}
+
+/// A load of requests of `spans` spans.
+pub(crate) fn load(target: std::net::SocketAddr, spans: usize) -> Load {
+    Load::start(Args { target, spans, connections: CONNECTIONS, streams: streams(spans) })
+}
+
+/// Runs a phase and waits until the sink has all of it.
+fn pass(load: &mut Load, sink: &mut Sink, phase: Phase) -> Report {
+    let before = sink.count();
+    let report = load.run(phase);
+    let accepted = load.spans_in(report.accepted);
+    let arrived = sink.wait_for(before.spans + accepted).spans - before.spans;
+    assert!(report.accepted > 0, "nothing was accepted: {report:?}");
+    assert_eq!(report.refused + report.failed, 0, "a closed loop was refused: {report:?}");
+    assert_eq!(arrived, accepted, "spans at the sink against spans accepted");
+    report
+}

@@ -1,0 +1,35 @@
+//! Memory of Tollgate: at rest, and with a queue that cannot drain.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::measure;
+use crate::support::load::Phase;
+use crate::support::tollgate::{Destination, Tollgate};
+
+/// Requests of 100 spans that fill the queue: about 120 MB.
+const REQUESTS: u64 = 2_000;
+/// What the allocator needs to give back what was only passing through.
+const SETTLING: Duration = Duration::from_secs(1);
+
+/// What Tollgate holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    /// Resident after start.
+    pub(crate) idle_mib: f64,
+    /// Resident bytes more for each byte that was accepted and waits.
+    pub(crate) per_queued_byte: f64,
+}
+
+/// Starts a Tollgate whose destination is away, and fills its queue.
+pub(crate) fn measure(policies: &Path) -> Memory {
+    let tollgate = Tollgate::start(Destination::Nowhere, policies);
+    std::thread::sleep(SETTLING);
+    let idle = tollgate.program.resident();
+    let mut load = measure::load(tollgate.otlp, 100);
+    let report = load.run(Phase::sending(REQUESTS));
+    assert_eq!(report.accepted, REQUESTS, "the queue has room for all: {report:?}");
+    std::thread::sleep(SETTLING);
+    let more = tollgate.program.resident().saturating_sub(idle);
+    Memory { idle_mib: idle as f64 / f64::from(1 << 20), per_queued_byte: more as f64 / report.bytes as f64 }
+}
