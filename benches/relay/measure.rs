@@ -1,13 +1,14 @@
 //! One measurement: a fresh relay, warmed up, loaded for a while and drained; from rest to rest, so that
 //! whatever it does later than it answers is counted too.
 
-use std::path::Path;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::support::load::{Args, Load, Phase, Report};
-use crate::support::sink::Sink;
+use crate::support::sink::{Count, Sink};
+use crate::support::tollgate::Setup;
 use crate::variants::Variant;
 
 /// Connections of the load; each has a tenant of its own.
@@ -30,7 +31,7 @@ pub(crate) struct Trial<'a> {
     pub(crate) variant: Variant,
     pub(crate) spans: usize,
     pub(crate) time: Duration,
-    pub(crate) policies: &'a Path,
+    pub(crate) tollgate: Setup<'a>,
 }
 
 /// What one trial gave.
@@ -49,9 +50,11 @@ pub(crate) struct Outcome {
 impl Trial<'_> {
     /// Runs it; the benchmark ends if the sink has not got exactly what was accepted.
     pub(crate) fn run(self, sink: &mut Sink) -> Outcome {
-        let relay = self.variant.start(sink.address, self.policies);
+        let relay = self.variant.start(sink.address, self.tollgate);
         let mut load = load(relay.address(), self.spans);
+        let before = sink.count();
         pass(&mut load, sink, Phase::lasting(self.time / 5));
+        self.check_tags(before, sink.count());
         let (start, cpu) = (Instant::now(), relay.program().cpu());
         let report = pass(&mut load, sink, Phase::lasting(self.time));
         let elapsed = start.elapsed().as_secs_f64();
@@ -66,10 +69,17 @@ impl Trial<'_> {
             busy: cpu / elapsed,
         }
     }
+
+    /// That tagging is on where it should be: everywhere but in the raw relay.
+    fn check_tags(self, before: Count, after: Count) {
+        let (checked, tagged) = (after.checked - before.checked, after.tagged - before.tagged);
+        let expected = if self.variant == Variant::Raw { 0 } else { checked };
+        assert_eq!(tagged, expected, "tagged requests of {checked} from {:?}", self.variant);
+    }
 }
 
 /// A load of requests of `spans` spans.
-pub(crate) fn load(target: std::net::SocketAddr, spans: usize) -> Load {
+pub(crate) fn load(target: SocketAddr, spans: usize) -> Load {
     Load::start(Args { target, spans, connections: CONNECTIONS, streams: streams(spans) })
 }
 

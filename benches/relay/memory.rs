@@ -1,14 +1,13 @@
 //! Memory of Tollgate: at rest, and with a queue that cannot drain.
 
-use std::path::Path;
 use std::time::Duration;
 
 use crate::measure;
 use crate::support::load::Phase;
-use crate::support::tollgate::{Destination, Tollgate};
+use crate::support::tollgate::{Destination, Setup, Tollgate};
 
-/// Requests of 100 spans that fill the queue: about 120 MB.
-const REQUESTS: u64 = 2_000;
+/// Spans that fill the queue: about 120 MB in requests of 100.
+const SPANS: usize = 200_000;
 /// What the allocator needs to give back what was only passing through.
 const SETTLING: Duration = Duration::from_secs(1);
 
@@ -21,14 +20,15 @@ pub(crate) struct Memory {
     pub(crate) per_queued_byte: f64,
 }
 
-/// Starts a Tollgate whose destination is away, and fills its queue.
-pub(crate) fn measure(policies: &Path) -> Memory {
-    let tollgate = Tollgate::start(Destination::Nowhere, policies);
+/// Starts a Tollgate whose destination is away, and fills its queue with requests of `spans` spans.
+pub(crate) fn measure(setup: Setup<'_>, spans: usize) -> Memory {
+    let tollgate = Tollgate::start(Setup { destination: Destination::Nowhere, ..setup });
     std::thread::sleep(SETTLING);
     let idle = tollgate.program.resident();
-    let mut load = measure::load(tollgate.otlp, 100);
-    let report = load.run(Phase::sending(REQUESTS));
-    assert_eq!(report.accepted, REQUESTS, "the queue has room for all: {report:?}");
+    let requests = (SPANS / spans) as u64;
+    let mut load = measure::load(tollgate.otlp, spans);
+    let report = load.run(Phase::sending(requests));
+    assert_eq!(report.accepted, requests, "the queue has room for all: {report:?}");
     std::thread::sleep(SETTLING);
     let more = tollgate.program.resident().saturating_sub(idle);
     Memory { idle_mib: idle as f64 / f64::from(1 << 20), per_queued_byte: more as f64 / report.bytes as f64 }

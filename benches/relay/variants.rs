@@ -1,10 +1,9 @@
 //! What is compared, each as a process that takes OTLP/gRPC and sends it on to the sink.
 
 use std::net::SocketAddr;
-use std::path::Path;
 
 use crate::support::program::Program;
-use crate::support::tollgate::{Destination, Tollgate};
+use crate::support::tollgate::{Setup, Tollgate};
 
 /// A way to relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -28,14 +27,14 @@ impl Variant {
         }
     }
 
-    /// Starts one in front of `sink`.
-    pub(crate) fn start(self, sink: SocketAddr, policies: &Path) -> Relay {
+    /// Starts one in front of `sink`; `setup` is for Tollgate.
+    pub(crate) fn start(self, sink: SocketAddr, setup: Setup<'_>) -> Relay {
         match self {
             Self::Raw | Self::Prost => {
                 let (program, ready) = Program::role(self.name(), &[format!("--sink={sink}")]);
                 Relay::Role(program, ready.parse().expect("a relay is ready with its address"))
             }
-            Self::Tollgate => Relay::Tollgate(Tollgate::start(Destination::Sink(sink), policies)),
+            Self::Tollgate => Relay::Tollgate(Tollgate::start(setup)),
         }
     }
 }

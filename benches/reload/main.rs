@@ -10,6 +10,7 @@
 #[allow(dead_code, reason = "shared; each benchmark uses a part")]
 mod support;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
@@ -18,7 +19,7 @@ use support::PATIENCE;
 use support::figures::{Bound, Figure, median, quantile};
 use support::load::{Args as LoadArgs, Load, Phase};
 use support::sink::Sink;
-use support::tollgate::{ConfigMap, Destination, Tollgate};
+use support::tollgate::{self, ConfigMap, Destination, Setup, Tollgate};
 use tokio::time::Instant;
 
 #[global_allocator]
@@ -46,21 +47,26 @@ struct Args {
     /// Prints a line for each figure that is owed.
     #[arg(long)]
     figures: bool,
+    /// Another build of Tollgate to measure.
+    #[arg(long, default_value = tollgate::BINARY)]
+    tollgate: PathBuf,
 }
 
 fn main() {
     let args = Args::parse();
     match args.role {
         Some(role) => role.play(),
-        None if args.bench => measure(args.figures),
+        None if args.bench => measure(&args),
         None => println!("nothing is measured without --bench; see cargo bench"),
     }
 }
 
-fn measure(figures: bool) {
+fn measure(args: &Args) {
     let map = ConfigMap::mount("change-0");
     let mut sink = Sink::start();
-    let tollgate = Tollgate::start(Destination::Sink(sink.address), &map.file());
+    let policies = map.file();
+    let destination = Destination::Sink(sink.address);
+    let tollgate = Tollgate::start(Setup { binary: &args.tollgate, destination, policies: &policies });
     let mut load = Load::start(LoadArgs { target: tollgate.otlp, spans: 100, connections: 4, streams: 8 });
     let phase = Phase::lasting(LOAD);
     load.begin(phase);
@@ -77,7 +83,7 @@ fn measure(figures: bool) {
     println!("{} requests refused, {} without an answer", report.refused, report.failed);
     let lost = accepted.abs_diff(arrived) as f64;
     let refused = (report.refused + report.failed) as f64;
-    if figures {
+    if args.figures {
         let named = |name: &str, value, bound| Figure { name: format!("reload.{name}"), value, bound };
         println!("{}", named("median_ms", p50, Bound::AtMost(MEDIAN_MS)));
         println!("{}", named("lost", lost, Bound::AtMost(0.0)));

@@ -145,7 +145,7 @@ pub(crate) async fn serve(args: Args) {
         let pool = payload::requests(args.spans, POOL / args.connections, number as u64);
         lanes.push(Arc::new(Lane {
             requests: http2::connect(args.target).await,
-            head: http2::export_head(args.target, &format!("tenant-{number}")),
+            head: http2::export_head(args.target, &format!("{}{number}", payload::TENANT)),
             pool,
             next: AtomicU64::new(0),
         }));

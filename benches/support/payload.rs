@@ -14,6 +14,9 @@ use prost::Message;
 /// Compression flag and length in front of every gRPC message.
 pub(crate) const GRPC_PREFIX: usize = 5;
 
+/// What the tenant of every load connection begins with; occurs in no request before it is tagged.
+pub(crate) const TENANT: &str = "tenant-";
+
 /// 2026-01-01T00:00:00Z; the spans lie in the hour after it.
 const EPOCH: u64 = 1_767_225_600_000_000_000;
 const MILLISECOND: u64 = 1_000_000;

@@ -1,7 +1,7 @@
 //! The sink: counts requests, spans and bytes, answers OK, and costs as little as it can.
 //!
 //! Spans are counted without decoding and without joining frames: a cursor steps over the message, entering
-//! only what encloses spans.
+//! only what encloses spans. Of every thirty-second request it looks whether it was tagged on its way.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use h2::server::SendResponse;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::payload::GRPC_PREFIX;
+use super::payload::{self, GRPC_PREFIX};
 use super::program::{self, Program};
 use super::{PATIENCE, http2};
 
@@ -24,11 +24,20 @@ pub(crate) struct Sink {
     pub(crate) address: SocketAddr,
 }
 
+/// One of so many requests is looked at for its tags: often enough to see whether tagging is on.
+const CHECK_EVERY: u64 = 32;
+/// The resource of the first spans lies within this.
+const CHECKED_BYTES: usize = 2048;
+
 /// What a sink has counted since it started.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Count {
     pub(crate) requests: u64,
     pub(crate) spans: u64,
+    /// Requests that were looked at.
+    pub(crate) checked: u64,
+    /// Those of them that carried the tenant of their header.
+    pub(crate) tagged: u64,
 }
 
 impl Sink {
@@ -42,11 +51,7 @@ impl Sink {
     pub(crate) fn count(&mut self) -> Count {
         self.program.tell("count");
         let line = self.program.next_line();
-        let mut numbers = line.split(' ').filter_map(|number| number.parse().ok());
-        match (numbers.next(), numbers.next()) {
-            (Some(requests), Some(spans)) => Count { requests, spans },
-            _ => self.program.fail(&format!("said {line:?} instead of two numbers")),
-        }
+        serde_json::from_str(&line).unwrap_or_else(|_| self.program.fail("did not count"))
     }
 
     /// Waits until `spans` have arrived in all since the start; returns the count, which is short of it if
@@ -66,8 +71,29 @@ impl Sink {
 
 #[derive(Debug, Default)]
 struct Counters {
+    begun: AtomicU64,
     requests: AtomicU64,
     spans: AtomicU64,
+    checked: AtomicU64,
+    tagged: AtomicU64,
+}
+
+impl Counters {
+    fn count(&self) -> Count {
+        Count {
+            requests: self.requests.load(Ordering::Relaxed),
+            spans: self.spans.load(Ordering::Relaxed),
+            checked: self.checked.load(Ordering::Relaxed),
+            tagged: self.tagged.load(Ordering::Relaxed),
+        }
+    }
+
+    fn check(&self, request: &[u8]) {
+        let tag = payload::TENANT.as_bytes();
+        let is_tagged = request.windows(tag.len()).any(|bytes| bytes == tag);
+        self.checked.fetch_add(1, Ordering::Relaxed);
+        self.tagged.fetch_add(u64::from(is_tagged), Ordering::Relaxed);
+    }
 }
 
 /// The role.
@@ -79,8 +105,7 @@ pub(crate) async fn serve() {
     loop {
         tokio::select! {
             Some(_) = told.recv() => {
-                let (requests, spans) = (&counters.requests, &counters.spans);
-                program::say(format_args!("{} {}", requests.load(Ordering::Relaxed), spans.load(Ordering::Relaxed)));
+                program::say(serde_json::to_string(&counters.count()).expect("a count is plain"));
             }
             Ok((tcp, _)) = listener.accept() => {
                 tokio::spawn(connection(tcp, counters.clone()));
@@ -98,10 +123,18 @@ async fn connection(tcp: TcpStream, counters: Arc<Counters>) {
 
 async fn export(mut body: RecvStream, mut respond: SendResponse<Bytes>, counters: Arc<Counters>) {
     let mut spans = SpanCounter::default();
+    let is_checked = counters.begun.fetch_add(1, Ordering::Relaxed).is_multiple_of(CHECK_EVERY);
+    let mut beginning = Vec::new();
     while let Some(Ok(chunk)) = body.data().await {
         // An error here or in the answer means that the client is gone, and with it the request.
         drop(body.flow_control().release_capacity(chunk.len()));
         spans.read(&chunk);
+        if is_checked && beginning.len() < CHECKED_BYTES {
+            beginning.extend(chunk.iter().take(CHECKED_BYTES));
+        }
+    }
+    if is_checked {
+        counters.check(&beginning);
     }
     counters.requests.fetch_add(1, Ordering::Relaxed);
     counters.spans.fetch_add(spans.count, Ordering::Relaxed);

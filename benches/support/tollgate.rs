@@ -21,6 +21,20 @@ pub(crate) enum Destination {
     Nowhere,
 }
 
+/// How one is started.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setup<'a> {
+    /// The program.
+    pub(crate) binary: &'a Path,
+    /// Where it sends.
+    pub(crate) destination: Destination,
+    /// The policies file it watches.
+    pub(crate) policies: &'a Path,
+}
+
+/// The program as this build made it.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_tollgate");
+
 /// A running Tollgate with its files.
 pub(crate) struct Tollgate {
     pub(crate) program: Program,
@@ -31,14 +45,14 @@ pub(crate) struct Tollgate {
 }
 
 impl Tollgate {
-    /// Starts one on one worker thread with `policies`, a file that it watches.
-    pub(crate) fn start(destination: Destination, policies: &Path) -> Self {
+    /// Starts one on one worker thread, because that is what the relays it is compared with have.
+    pub(crate) fn start(setup: Setup<'_>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let config = folder.path().join("collector.yaml");
-        std::fs::write(&config, collector_yaml(destination)).expect("a writable temporary folder");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        std::fs::write(&config, collector_yaml(setup.destination)).expect("a writable temporary folder");
+        let mut command = Command::new(setup.binary);
         command.args(["run", "--log-format", "json", "--admin", "127.0.0.1:0"]);
-        command.arg("--config").arg(&config).arg("--policies").arg(policies);
+        command.arg("--config").arg(&config).arg("--policies").arg(setup.policies);
         command.env("TOLLGATE_WORKERS", "1");
         let mut program = Program::start("tollgate", command, Speaks::Stderr);
         let ready = ready_event(&mut program);
