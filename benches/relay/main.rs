@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use measure::{Outcome, Trial};
+use measure::{Outcome, Shape, Trial};
 use mimalloc::MiMalloc;
 use support::figures::{Bound, Figure, median};
 use support::sink::Sink;
@@ -65,6 +65,8 @@ struct Args {
     /// Length of a trial in seconds [default: 3, quick 0.8].
     #[arg(long)]
     seconds: Option<f64>,
+    #[command(flatten)]
+    shape: Shape,
     /// Another build of Tollgate to measure.
     #[arg(long, default_value = tollgate::BINARY)]
     tollgate: PathBuf,
@@ -113,7 +115,7 @@ fn compare(args: &Args) {
     let (mut lines, mut figures) = (Vec::new(), Vec::new());
     for &spans in &args.sizes {
         let time = Duration::from_secs_f64(seconds);
-        let trial = |variant| Trial { variant, spans, time, tollgate };
+        let trial = |variant| Trial { variant, spans, time, shape: args.shape, tollgate };
         let mut outcomes = vec![Vec::new(); args.variants.len()];
         for _ in 0..rounds {
             for (variant, outcomes) in args.variants.iter().zip(&mut outcomes) {
@@ -127,7 +129,7 @@ fn compare(args: &Args) {
     }
     lines.iter().for_each(|line| println!("{line}"));
     if args.variants.contains(&Variant::Tollgate) {
-        figures.extend(memory_figures(tollgate));
+        figures.extend(memory_figures(tollgate, args.shape));
     }
     if args.figures {
         figures.iter().for_each(|figure| println!("{figure}"));
@@ -135,8 +137,8 @@ fn compare(args: &Args) {
 }
 
 /// Measures what Tollgate holds; owed are the figures with the usual request of 100 spans.
-fn memory_figures(tollgate: Setup<'_>) -> [Figure; 2] {
-    let [usual, small] = [100, 1].map(|spans| memory::measure(tollgate, spans));
+fn memory_figures(tollgate: Setup<'_>, shape: Shape) -> [Figure; 2] {
+    let [usual, small] = [100, 1].map(|spans| memory::measure(tollgate, shape, spans));
     println!(
         "tollgate memory: idle {:.1} MiB; resident for each queued byte {:.2} (requests of 100 spans), {:.2} (1)",
         usual.idle_mib, usual.per_queued_byte, small.per_queued_byte

@@ -6,13 +6,32 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::support::load::{Args, Load, Phase, Report};
+use crate::support::load::{ANY_FRAME, Args, Load, Phase, Report};
 use crate::support::sink::{Count, Sink};
 use crate::support::tollgate::Setup;
 use crate::variants::Variant;
 
-/// Connections of the load; each has a tenant of its own.
-const CONNECTIONS: usize = 4;
+/// How the load sends, whatever the size of its requests.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Shape {
+    /// Connections of the load; each has a tenant of its own.
+    #[arg(long, default_value_t = 4)]
+    connections: usize,
+    /// Calls on their way on each connection [default: 64, 32, 8, 2 with 1, 10, 100, 1000 spans].
+    #[arg(long)]
+    streams: Option<usize>,
+    /// The largest DATA frame of the load in bytes.
+    #[arg(long, default_value_t = ANY_FRAME)]
+    frame: usize,
+}
+
+impl Shape {
+    /// A load of requests of `spans` spans.
+    pub(crate) fn start(self, target: SocketAddr, spans: usize) -> Load {
+        let streams = self.streams.unwrap_or(streams(spans));
+        Load::start(Args { target, spans, connections: self.connections, streams, frame: self.frame })
+    }
+}
 
 /// Calls on their way on each connection: enough that the relay is never without work, few enough that
 /// large requests do not pile up (4 × 2 × 590 KB at 1000 spans).
@@ -31,6 +50,7 @@ pub(crate) struct Trial<'a> {
     pub(crate) variant: Variant,
     pub(crate) spans: usize,
     pub(crate) time: Duration,
+    pub(crate) shape: Shape,
     pub(crate) tollgate: Setup<'a>,
 }
 
@@ -51,7 +71,7 @@ impl Trial<'_> {
     /// Runs it; the benchmark ends if the sink has not got exactly what was accepted.
     pub(crate) fn run(self, sink: &mut Sink) -> Outcome {
         let relay = self.variant.start(sink.address, self.tollgate);
-        let mut load = load(relay.address(), self.spans);
+        let mut load = self.shape.start(relay.address(), self.spans);
         let before = sink.count();
         pass(&mut load, sink, Phase::lasting(self.time / 5));
         self.check_tags(before, sink.count());
@@ -76,11 +96,6 @@ impl Trial<'_> {
         let expected = if self.variant == Variant::Raw { 0 } else { checked };
         assert_eq!(tagged, expected, "tagged requests of {checked} from {:?}", self.variant);
     }
-}
-
-/// A load of requests of `spans` spans.
-pub(crate) fn load(target: SocketAddr, spans: usize) -> Load {
-    Load::start(Args { target, spans, connections: CONNECTIONS, streams: streams(spans) })
 }
 
 /// Runs a phase and waits until the sink has all of it.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::measure;
+use crate::measure::Shape;
 use crate::support::load::Phase;
 use crate::support::tollgate::{Destination, Setup, Tollgate};
 
@@ -21,12 +21,12 @@ pub(crate) struct Memory {
 }
 
 /// Starts a Tollgate whose destination is away, and fills its queue with requests of `spans` spans.
-pub(crate) fn measure(setup: Setup<'_>, spans: usize) -> Memory {
+pub(crate) fn measure(setup: Setup<'_>, shape: Shape, spans: usize) -> Memory {
     let tollgate = Tollgate::start(Setup { destination: Destination::Nowhere, ..setup });
     std::thread::sleep(SETTLING);
     let idle = tollgate.program.resident();
     let requests = (SPANS / spans) as u64;
-    let mut load = measure::load(tollgate.otlp, spans);
+    let mut load = shape.start(tollgate.otlp, spans);
     let report = load.run(Phase::sending(requests));
     assert_eq!(report.accepted, requests, "the queue has room for all: {report:?}");
     std::thread::sleep(SETTLING);

@@ -17,7 +17,7 @@ use clap::Parser;
 use mimalloc::MiMalloc;
 use support::PATIENCE;
 use support::figures::{Bound, Figure, median, quantile};
-use support::load::{Args as LoadArgs, Load, Phase};
+use support::load::{ANY_FRAME, Args as LoadArgs, Load, Phase};
 use support::sink::Sink;
 use support::tollgate::{self, ConfigMap, Destination, Setup, Tollgate};
 use tokio::time::Instant;
@@ -67,7 +67,13 @@ fn measure(args: &Args) {
     let policies = map.file();
     let destination = Destination::Sink(sink.address);
     let tollgate = Tollgate::start(Setup { binary: &args.tollgate, destination, policies: &policies });
-    let mut load = Load::start(LoadArgs { target: tollgate.otlp, spans: 100, connections: 4, streams: 8 });
+    let mut load = Load::start(LoadArgs {
+        target: tollgate.otlp,
+        spans: 100,
+        connections: 4,
+        streams: 8,
+        frame: ANY_FRAME,
+    });
     let phase = Phase::lasting(LOAD);
     load.begin(phase);
     let mut times: Vec<f64> = (1..=CHANGES).map(|number| change(&map, &tollgate, number)).collect();

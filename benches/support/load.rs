@@ -38,7 +38,14 @@ pub(crate) struct Args {
     /// Calls on their way at a time, on each connection.
     #[arg(long)]
     pub(crate) streams: usize,
+    /// The largest DATA frame in bytes; the relay's own limit holds too. Some clients send 16384 whatever
+    /// they are offered.
+    #[arg(long)]
+    pub(crate) frame: usize,
 }
+
+/// The largest frame there can be: the relay's limit decides.
+pub(crate) const ANY_FRAME: usize = 1 << 24;
 
 /// How long a phase of load lasts: until one of both is used up.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -90,6 +97,7 @@ impl Load {
             format!("--spans={}", args.spans),
             format!("--connections={}", args.connections),
             format!("--streams={}", args.streams),
+            format!("--frame={}", args.frame),
         ];
         let (program, _) = Program::role("load", &arguments);
         Self { program, args }
@@ -128,6 +136,7 @@ struct Lane {
     requests: SendRequest<Bytes>,
     head: Request<()>,
     pool: Vec<Bytes>,
+    frame: usize,
     /// The next of the pool; shared by the streams, so that each request is sent in turn.
     next: AtomicU64,
 }
@@ -147,6 +156,7 @@ pub(crate) async fn serve(args: Args) {
             requests: http2::connect(args.target).await,
             head: http2::export_head(args.target, &format!("{}{number}", payload::TENANT)),
             pool,
+            frame: args.frame,
             next: AtomicU64::new(0),
         }));
     }
@@ -233,10 +243,13 @@ async fn stream(lane: Arc<Lane>, budget: Arc<Budget>) -> (Report, Vec<u32>) {
     }
 }
 
-async fn export(lane: &Lane, request: Bytes) -> Result<u16, h2::Error> {
+async fn export(lane: &Lane, mut request: Bytes) -> Result<u16, h2::Error> {
     let mut requests = lane.requests.clone().ready().await?;
     let (response, mut body) = requests.send_request(lane.head.clone(), false)?;
     // The window is wider than all calls of the loop together, so nothing piles up here.
+    while request.len() > lane.frame {
+        body.send_data(request.split_to(lane.frame), false)?;
+    }
     body.send_data(request, true)?;
     http2::grpc_status(response).await
 }

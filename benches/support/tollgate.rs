@@ -51,16 +51,16 @@ impl Tollgate {
         let config = folder.path().join("collector.yaml");
         std::fs::write(&config, collector_yaml(setup.destination)).expect("a writable temporary folder");
         let mut command = Command::new(setup.binary);
-        command.args(["run", "--log-format", "json", "--admin", "127.0.0.1:0"]);
+        command.args(["run", "--log-format=json"]);
         command.arg("--config").arg(&config).arg("--policies").arg(setup.policies);
         command.env("TOLLGATE_WORKERS", "1");
         let mut program = Program::start("tollgate", command, Speaks::Stderr);
-        let ready = ready_event(&mut program);
-        let address = |name: &str| match ready.get(name).and_then(Value::as_str).map(str::parse) {
-            Some(Ok(address)) => address,
-            _ => program.fail(&format!("named no address {name:?} in {ready}")),
+        let addresses = announced_addresses(&mut program);
+        let address = |name: &str| match addresses.iter().find(|(known, _)| known == name) {
+            Some((_, address)) => *address,
+            None => program.fail(&format!("announced no address of {name}: {addresses:?}")),
         };
-        let (otlp, admin) = (address("otlp.grpc"), address("admin"));
+        let (otlp, admin) = (address("otlp/grpc"), address("admin"));
         Self { program, otlp, admin, _folder: folder }
     }
 
@@ -70,14 +70,16 @@ impl Tollgate {
     }
 }
 
-/// The fields of the event `ready`, the one line in which all bound addresses are named.
-fn ready_event(program: &mut Program) -> Value {
+/// What the event `ready` announces, the one line in which all bound addresses are named:
+/// `{"event":"ready","addresses":"otlp/grpc=127.0.0.1:4317 admin=127.0.0.1:55679",…}`.
+fn announced_addresses(program: &mut Program) -> Vec<(String, SocketAddr)> {
     loop {
         let line = program.next_line();
-        let Ok(event) = serde_json::from_str::<Value>(&line) else { continue };
-        let fields = event.get("fields").cloned().unwrap_or(event);
-        if fields.get("message").and_then(Value::as_str) == Some("ready") {
-            return fields;
+        let event: Value = serde_json::from_str(&line).unwrap_or_default();
+        if event["event"] == "ready" {
+            let pairs = event["addresses"].as_str().unwrap_or_default().split_whitespace();
+            let pairs = pairs.filter_map(|pair| pair.split_once('='));
+            return pairs.filter_map(|(name, address)| Some((name.into(), address.parse().ok()?))).collect();
         }
     }
 }
@@ -108,9 +110,13 @@ exporters:
     sending_queue:
       sizer: bytes
       queue_size: {queue_bytes}
+      max_bytes: {queue_bytes}
       block_on_overflow: true
       batch: {{ flush_timeout: 100ms, sizer: items, min_size: 1000, max_size: 1000 }}
+extensions:
+  admin: {{ endpoint: 127.0.0.1:0 }}
 service:
+  extensions: [admin]
   telemetry:
     metrics:
       readers:
@@ -208,7 +214,7 @@ impl Admin {
     pub(crate) fn active_revision(&mut self) -> Option<String> {
         let revisions = self.get("/v1/revisions");
         let revisions: Value = serde_json::from_slice(&revisions).expect("the admin API speaks JSON");
-        revisions.pointer("/active/revision").and_then(Value::as_str).map(str::to_owned)
+        revisions.pointer("/in_force/revision").and_then(Value::as_str).map(str::to_owned)
     }
 
     /// Waits until `revision` is in force; false if that does not happen within `patience`.
