@@ -12,6 +12,7 @@
 pub mod identity;
 pub mod tasks;
 pub mod units;
+pub mod yaml;
 // layer: OTLP on the wire
 pub mod otlp;
 // layer: what becomes of items
