@@ -31,11 +31,16 @@ pub mod internal_telemetry;
 // layer: decisions and buffers
 pub mod queue;
 pub mod sampling;
+pub mod tenant;
 // layer: components
 pub mod exporter;
+pub mod processor;
 // layer: the graph
+pub mod pipeline;
 // layer: edges
 pub mod admin;
 pub mod receiver;
 // layer: life
+pub mod runtime;
 // layer: command line
+pub mod cli;

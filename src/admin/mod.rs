@@ -14,12 +14,11 @@ use std::sync::Arc;
 pub use api::{Api, Json};
 pub use health::HealthCheck;
 pub use readiness::{Readiness, State};
-pub use server::{BindError, Server};
+pub use server::{Answer, BindError, HEADER_TIMEOUT, Handler, MAX_CONNECTIONS, Question, Server};
 
 use crate::config::service::Prometheus;
 use crate::internal_telemetry::Telemetry;
 use crate::internal_telemetry::text::{self, Style};
-use server::{Answer, Handler, Question};
 
 /// Prometheus text on `/metrics`.
 pub fn metrics(telemetry: &Telemetry, reader: &Prometheus) -> Handler {

@@ -18,6 +18,9 @@ pub mod text;
 pub mod traces;
 mod usage;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::SystemTime;
@@ -56,7 +59,7 @@ struct Inner {
     sampling: Arc<SamplingMetrics>,
     policies: Arc<PoliciesMetrics>,
     requests_normalised: PerSignal<Counter>,
-    tls_reload_failures: Counter,
+    tls: Mutex<BTreeMap<String, Tls>>,
     pushes: Counter,
     pushes_failed: Counter,
     log_lines_suppressed: OnceLock<Counter>,
@@ -80,7 +83,7 @@ impl Telemetry {
             sampling: Arc::default(),
             policies: Arc::default(),
             requests_normalised: PerSignal::default(),
-            tls_reload_failures: Counter::default(),
+            tls: Mutex::default(),
             pushes: Counter::default(),
             pushes_failed: Counter::default(),
             log_lines_suppressed: OnceLock::new(),
@@ -135,9 +138,12 @@ impl Telemetry {
         &self.0.requests_normalised
     }
 
-    /// Certificates that changed and could not be used.
-    pub fn tls_reload_failures(&self) -> &Counter {
-        &self.0.tls_reload_failures
+    /// Shows how often certificates of a component changed and could not be used. A second call for the
+    /// same component, after a reload of the configuration, goes on from where the first had come.
+    pub fn watch_tls(&self, component: &str, failed_reloads: impl Fn() -> u64 + Send + Sync + 'static) {
+        let mut tls = self.0.tls.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = tls.get(component).map_or(0, Tls::failed_reloads);
+        tls.insert(component.to_owned(), Tls { before, failed_reloads: Box::new(failed_reloads) });
     }
 
     /// How many threads carry requests.
@@ -168,6 +174,24 @@ impl Telemetry {
     /// Reads every metric.
     pub fn read(&self) -> Families {
         reading::read(&self.0)
+    }
+}
+
+/// How often a component's certificates could not be reloaded.
+struct Tls {
+    before: u64,
+    failed_reloads: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
+impl Tls {
+    fn failed_reloads(&self) -> u64 {
+        self.before + (self.failed_reloads)()
+    }
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tls({})", self.failed_reloads())
     }
 }
 

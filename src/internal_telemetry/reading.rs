@@ -138,7 +138,9 @@ fn program(inner: &Inner, families: &mut Families) {
         families.add(&catalog::TASKS_ALIVE, &[], tasks.alive() as u64);
         families.add(&catalog::TASKS_ABORTED, &[], tasks.aborted() as u64);
     }
-    families.add(&catalog::TLS_RELOAD_FAILURES, &[], inner.tls_reload_failures.get());
+    for (component, tls) in inner.tls.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        families.add(&catalog::TLS_RELOAD_FAILURES, &[component], tls.failed_reloads());
+    }
     let suppressed = inner.log_lines_suppressed.get().map_or(0, Counter::get);
     families.add(&catalog::LOG_LINES_SUPPRESSED, &[], suppressed);
     families.add(&catalog::TELEMETRY_PUSHES, &["success"], inner.pushes.get());
