@@ -159,6 +159,11 @@ impl Worker {
     pub fn occupy(&self) -> impl Drop + Send + use<> {
         Alive::new(self.load.clone())
     }
+
+    /// The worker with the fewest occupants; none if there are none.
+    pub fn least_loaded(workers: &[Worker]) -> Option<&Worker> {
+        workers.iter().min_by_key(|worker| worker.load.load(Ordering::Relaxed))
+    }
 }
 
 impl Workers {

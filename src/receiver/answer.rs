@@ -1,4 +1,4 @@
-//! What a client is told: the one table from refusals to gRPC codes and HTTP statuses, and its encodings.
+//! What a client is told: the one table from refusals to gRPC codes and HTTP statuses.
 //!
 //! | told | gRPC | HTTP | client tries again |
 //! |---|---|---|---|
@@ -117,9 +117,7 @@ impl Fault {
             Fault::NotFound | Fault::NoSuchMethod => {
                 Verdict::malformed(Code::Unimplemented, StatusCode::NOT_FOUND)
             }
-            Fault::Stalled => {
-                Verdict::refused(Code::DeadlineExceeded, StatusCode::SERVICE_UNAVAILABLE, None)
-            }
+            Fault::Stalled => Verdict::refused(Code::DeadlineExceeded, StatusCode::SERVICE_UNAVAILABLE, None),
             Fault::Broken => Verdict::refused(Code::Cancelled, StatusCode::BAD_REQUEST, None),
         }
     }
@@ -176,11 +174,9 @@ fn http_status(code: Code, retry_after: Option<Duration>) -> StatusCode {
         Code::Unauthenticated => StatusCode::UNAUTHORIZED,
         Code::PermissionDenied => StatusCode::FORBIDDEN,
         Code::Unimplemented => StatusCode::NOT_FOUND,
-        Code::Unknown
-        | Code::NotFound
-        | Code::AlreadyExists
-        | Code::FailedPrecondition
-        | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        Code::Unknown | Code::NotFound | Code::AlreadyExists | Code::FailedPrecondition | Code::Internal => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
     }
 }
 
@@ -188,9 +184,4 @@ fn http_status(code: Code, retry_after: Option<Duration>) -> StatusCode {
 pub(super) fn retry_after_seconds(retry_after: Duration) -> u64 {
     let whole = retry_after.as_secs();
     (if retry_after.subsec_nanos() > 0 { whole + 1 } else { whole }).max(1)
-}
-
-/// Cuts a message to at most `most` bytes, at the border of a character.
-pub(super) fn shorten(message: &str, most: usize) -> &str {
-    &message[..message.floor_char_boundary(most)]
 }

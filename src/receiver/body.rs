@@ -61,7 +61,6 @@ where
 {
     let mut body = pin!(body);
     let mut alarm = Alarm::new(bounds);
-    let mut alarm = pin!(&mut alarm);
     let mut gathered = Gathered::new(shape, bounds.limit);
     // The timer exists only from the first time that there is nothing to read.
     let mut sleep = pin!(None);

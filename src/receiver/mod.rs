@@ -1,1 +1,270 @@
+//! The receiver `otlp`: OTLP/gRPC and OTLP/HTTP from the socket to the pipeline's door.
+//!
+//! ```text
+//! control runtime              worker (one of several single-threaded runtimes)
+//! accept ─ caps ─ deal ──────▶ TLS ─ HTTP ─ headers: admit ─ body ─ decompress ─ JSON ─▶ accept
+//!                                                                 answer ◀──────────────┘
+//! ```
+//!
+//! Not here: what a request means (`pipeline`). Invariants: everything a client can do to this side has a
+//! limit in bytes and in time; a request whose client went away is dropped; an unread body is never
+//! waited with.
 
+mod answer;
+mod body;
+mod connection;
+mod grpc;
+mod listen;
+mod reply;
+mod service;
+mod stall;
+#[cfg(test)]
+mod tests;
+mod web;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use connection::Port;
+use listen::{Caps, Dealing, Listener};
+use service::{Intake, Service};
+
+pub use listen::Address;
+
+use crate::config::receiver::{BadEndpoint, Endpoint, Limits, Otlp};
+use crate::internal_telemetry::metrics::ReceiverMetrics;
+use crate::otlp::Signal;
+use crate::pipeline::{Accepted, Refusal, Request, Transport};
+use crate::tasks::{Scope, Worker, Workers};
+use crate::tls::{ServerTls, TlsError};
+
+/// What is known of a request before its body is read.
+#[derive(Debug)]
+pub struct Arrival<'a> {
+    /// Told by the path or the gRPC service.
+    pub signal: Signal,
+    /// How it comes in.
+    pub transport: Transport,
+    /// The headers or gRPC metadata.
+    pub headers: &'a HeaderMap,
+    /// The announced length of the body as sent, in bytes.
+    pub announced: Option<u64>,
+    /// Who is connected; absent on unix sockets.
+    pub peer: Option<SocketAddr>,
+}
+
+/// Where requests go.
+#[derive(Debug, Clone)]
+pub struct Hooks<G, A> {
+    /// Asked when only the headers are known, `Fn(&Arrival) -> Result<(), Refusal>`; must not wait.
+    pub admit: G,
+    /// Takes the request, `Fn(Request) -> Future<Output = Result<Accepted, Refusal>>`; dropped when the
+    /// client goes away or the deadline passes.
+    pub accept: A,
+}
+
+impl<G, A, F> Intake for Hooks<G, A>
+where
+    G: Fn(&Arrival<'_>) -> Result<(), Refusal> + Send + Sync + 'static,
+    A: Fn(Request) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Accepted, Refusal>> + Send + 'static,
+{
+    fn admit(&self, arrival: &Arrival<'_>) -> Result<(), Refusal> {
+        (self.admit)(arrival)
+    }
+
+    fn accept(&self, request: Request) -> impl Future<Output = Result<Accepted, Refusal>> + Send {
+        (self.accept)(request)
+    }
+}
+
+/// The counters of one receiver, by transport. Connections count for the listener's own transport,
+/// requests for the one they use.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    /// Label `transport="grpc"`.
+    pub grpc: ReceiverMetrics,
+    /// Label `transport="http"`.
+    pub http: ReceiverMetrics,
+}
+
+/// Why a receiver cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The endpoint is not one.
+    #[error("{endpoint:?}: {source}")]
+    Endpoint {
+        /// As configured.
+        endpoint: String,
+        /// What is wrong.
+        source: BadEndpoint,
+    },
+    /// The system does not let us listen there.
+    #[error("cannot listen on {endpoint}: {source}")]
+    Listen {
+        /// As configured.
+        endpoint: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The certificates cannot be used.
+    #[error("tls of {endpoint}: {source}")]
+    Tls {
+        /// As configured.
+        endpoint: String,
+        /// What is wrong.
+        source: TlsError,
+    },
+}
+
+/// A receiver with its sockets bound, and nothing accepted yet.
+#[derive(Debug)]
+pub struct Bound {
+    doors: Vec<Door>,
+}
+
+/// One listener.
+#[derive(Debug)]
+struct Door {
+    listener: Listener,
+    address: Address,
+    transport: Transport,
+    tls: Option<ServerTls>,
+    limits: Limits,
+    connections: connection::Rules,
+    requests: service::Rules,
+}
+
+/// A receiver that serves.
+#[derive(Debug)]
+pub struct Receiver {
+    scope: Scope,
+    accepting: CancellationToken,
+    addresses: Vec<(Transport, Address)>,
+}
+
+impl Receiver {
+    /// Reads certificates and binds the sockets, on the runtime that will accept.
+    ///
+    /// # Errors
+    /// [`BindError`]; sockets already bound are closed.
+    pub async fn bind(config: &Otlp) -> Result<Bound, BindError> {
+        let mut doors = Vec::new();
+        if let Some(grpc) = &config.protocols.grpc {
+            let tls = grpc.tls.as_ref().map(|tls| ServerTls::load(tls, &[b"h2"]));
+            let (listener, address, tls) = open(&grpc.endpoint, grpc.transport, tls).await?;
+            doors.push(Door {
+                listener,
+                address,
+                transport: Transport::Grpc,
+                tls,
+                limits: grpc.limits.clone(),
+                connections: connection::Rules::of_grpc(grpc),
+                requests: service::Rules::of_grpc(grpc),
+            });
+        }
+        if let Some(http) = &config.protocols.http {
+            let tls = http.tls.as_ref().map(|tls| ServerTls::load(tls, &[b"h2", b"http/1.1"]));
+            let (listener, address, tls) = open(&http.endpoint, http.transport, tls).await?;
+            doors.push(Door {
+                listener,
+                address,
+                transport: Transport::Http,
+                tls,
+                limits: http.limits.clone(),
+                connections: connection::Rules::of_http(http),
+                requests: service::Rules::of_http(http),
+            });
+        }
+        Ok(Bound { doors })
+    }
+
+    /// Where it listens.
+    pub fn local_addrs(&self) -> &[(Transport, Address)] {
+        &self.addresses
+    }
+
+    /// Closes the listening sockets soon; connections go on.
+    pub fn stop_accepting(&self) {
+        self.accepting.cancel();
+    }
+
+    /// Stops accepting, sends GOAWAY on every connection, lets requests under way finish until
+    /// `deadline`, and cuts what is left. No task of the receiver is alive when it returns.
+    ///
+    /// # Cancel safety
+    /// May be called again; draining goes on.
+    pub async fn drain(&self, deadline: Instant) {
+        self.scope.close(deadline).await;
+    }
+}
+
+impl Bound {
+    /// Where it listens.
+    pub fn local_addrs(&self) -> Vec<(Transport, Address)> {
+        self.doors.iter().map(|door| (door.transport, door.address.clone())).collect()
+    }
+
+    /// Starts to accept, on the caller's runtime; connections are served by `workers`, in tasks of a scope
+    /// below `scope`.
+    ///
+    /// # Panics
+    /// Outside a runtime.
+    pub fn serve<G, A, F>(
+        self,
+        hooks: Hooks<G, A>,
+        scope: &Scope,
+        workers: &Workers,
+        metrics: Metrics,
+    ) -> Receiver
+    where
+        G: Fn(&Arrival<'_>) -> Result<(), Refusal> + Clone + Send + Sync + 'static,
+        A: Fn(Request) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Result<Accepted, Refusal>> + Send + 'static,
+    {
+        let addresses = self.local_addrs();
+        let scope = scope.child("receiver");
+        let accepting = scope.token().child_token();
+        let workers: Arc<[Worker]> = workers.all().into();
+        for door in self.doors {
+            if let Some(tls) = &door.tls {
+                tls.watch(&scope);
+            }
+            let dealing = Dealing {
+                scope: scope.clone(),
+                workers: workers.clone(),
+                accepting: accepting.clone(),
+                metrics: match door.transport {
+                    Transport::Grpc => metrics.grpc.clone(),
+                    Transport::Http => metrics.http.clone(),
+                },
+                caps: Caps::new(&door.limits),
+            };
+            let service = Service { intake: hooks.clone(), metrics: metrics.clone(), rules: door.requests };
+            let port = Arc::new(Port { service, rules: door.connections, tls: door.tls });
+            scope.spawn("accept", listen::accept(door.listener, port, dealing));
+        }
+        Receiver { scope, accepting, addresses }
+    }
+}
+
+async fn open(
+    endpoint: &str,
+    network: crate::config::receiver::Network,
+    tls: Option<Result<ServerTls, TlsError>>,
+) -> Result<(Listener, Address, Option<ServerTls>), BindError> {
+    let named = || endpoint.to_owned();
+    let tls = tls.transpose().map_err(|source| BindError::Tls { endpoint: named(), source })?;
+    let place = Endpoint::parse(endpoint, network)
+        .map_err(|source| BindError::Endpoint { endpoint: named(), source })?;
+    let refused = |source| BindError::Listen { endpoint: named(), source };
+    let listener = Listener::bind(&place).await.map_err(refused)?;
+    let address = listener.address().map_err(refused)?;
+    Ok((listener, address, tls))
+}

@@ -38,7 +38,7 @@ impl ClientTls {
             "" => None,
             name => Some(
                 ServerName::try_from(name.to_owned())
-                    .map_err(|_invalid| TlsError::Pem { key: "server_name_override" })?,
+                    .map_err(|_invalid| TlsError::ServerName { name: name.to_owned() })?,
             ),
         };
         let reload_interval = config.reload_interval;

@@ -4,6 +4,8 @@
 //! whole when it was read; a pair that does not load never replaces one that did.
 
 mod client;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod kept;
 mod pem;
 mod server;
@@ -48,6 +50,12 @@ pub enum TlsError {
         key: &'static str,
         /// What is wrong.
         source: rustls::server::VerifierBuilderError,
+    },
+    /// `server_name_override` is neither a host name nor an address.
+    #[error("server_name_override: {name:?} is neither a host name nor an address")]
+    ServerName {
+        /// As configured.
+        name: String,
     },
     /// The system has no authorities.
     #[error("the system has no certificate authorities that can be read")]

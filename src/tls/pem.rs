@@ -51,7 +51,8 @@ impl Places {
     /// The directories that hold the files; none if all texts are inline.
     pub(super) fn directories(&self) -> Vec<&Path> {
         let places = [&self.cert, &self.key, &self.authorities];
-        let mut directories: Vec<_> = places.into_iter().filter_map(|place| directory(place.as_ref()?)).collect();
+        let mut directories: Vec<_> =
+            places.into_iter().filter_map(|place| directory(place.as_ref()?)).collect();
         directories.sort();
         directories.dedup();
         directories

@@ -1,0 +1,184 @@
+//! Connections age, drain and end; nothing is left behind.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
+
+use super::*;
+
+const GRPC: [(&str, &str); 2] = [("content-type", "application/grpc"), ("te", "trailers")];
+
+/// A pipeline that answers when told, and counts the requests that wait.
+fn waits_for(go: &Arc<Notify>, waiting: &Arc<AtomicUsize>) -> Accept {
+    let (go, waiting) = (go.clone(), waiting.clone());
+    Arc::new(move |_request| {
+        let (go, waiting) = (go.clone(), Waiting::new(&waiting));
+        Box::pin(async move {
+            go.notified().await;
+            drop(waiting);
+            Ok(Accepted::default())
+        })
+    })
+}
+
+#[tokio::test]
+async fn drain_says_goaway_and_lets_requests_under_way_finish() {
+    let (go, waiting) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+    let server = start(defaults(), waits_for(&go, &waiting)).await;
+    let mut client = server.h2(server.grpc()).await;
+    let (response, mut stream) = client.open("POST", path(Signal::Traces), &GRPC).await.unwrap();
+    send(&mut stream, framed(false, b""), true).await.unwrap();
+    let address = server.http();
+    let http = http1(address, "POST", "/v1/logs", &[PROTOBUF], b"");
+    let mut http = std::pin::pin!(http);
+    let both_wait = eventually("both wait", || waiting.load(Ordering::SeqCst) == 2);
+    tokio::select! { () = both_wait => {}, answer = http.as_mut() => panic!("{answer:?}") }
+
+    let draining = server.receiver.drain(Instant::now() + PATIENCE);
+    let told = async {
+        // The client hears of it: it may open no more streams.
+        while client.try_call("POST", path(Signal::Logs), &GRPC, framed(false, b"")).await.is_ok() {}
+        assert!(TcpStream::connect(address).await.is_err(), "the port is closed");
+        go.notify_waiters();
+    };
+    let (_, _, answer, http) = tokio::join!(draining, told, read_answer(response), http);
+    assert_eq!(answer.unwrap().code(), 0);
+    assert_eq!(http.status, 200);
+    assert_eq!(server.scope.aborted(), 0);
+    drop(client);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_does_not_finish_by_the_deadline_is_cut() {
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let server = start(defaults(), hangs(&waiting)).await;
+    let mut client = server.h2(server.grpc()).await;
+    let (response, mut stream) = client.open("POST", path(Signal::Traces), &GRPC).await.unwrap();
+    send(&mut stream, framed(false, b""), true).await.unwrap();
+    eventually("it waits", || waiting.load(Ordering::SeqCst) == 1).await;
+    server.receiver.drain(Instant::now() + Duration::from_millis(50)).await;
+    assert!(read_answer(response).await.is_err());
+    eventually("it is dropped", || waiting.load(Ordering::SeqCst) == 0).await;
+    assert_eq!((server.scope.alive(), server.scope.aborted()), (0, 1));
+    server.clients.close(Instant::now()).await;
+    server.workers.stop();
+}
+
+#[tokio::test]
+async fn stop_accepting_closes_the_ports_and_leaves_connections() {
+    let server = start(defaults(), accepts()).await;
+    let mut client = server.h2(server.grpc()).await;
+    assert_eq!(client.grpc(Signal::Traces, &[], framed(false, b"")).await.code(), 0);
+    server.receiver.stop_accepting();
+    let refused = async { while TcpStream::connect(server.grpc()).await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, refused).await.unwrap();
+    assert_eq!(client.grpc(Signal::Traces, &[], framed(false, b"")).await.code(), 0);
+    drop(client);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_old_connection_is_asked_to_leave_and_loses_no_call() {
+    let aged = json!({"server_parameters": {"max_connection_age": "100ms"}});
+    let (go, waiting) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+    let server = start(json!({"grpc": {"keepalive": aged}}), waits_for(&go, &waiting)).await;
+    let mut client = server.h2(server.grpc()).await;
+    let (response, mut stream) = client.open("POST", path(Signal::Traces), &GRPC).await.unwrap();
+    send(&mut stream, framed(false, b""), true).await.unwrap();
+    eventually("it waits", || waiting.load(Ordering::SeqCst) == 1).await;
+    let goaway = async {
+        while poll_fn(|cx| client.send.poll_ready(cx)).await.is_ok() {
+            tokio::task::yield_now().await
+        }
+    };
+    tokio::time::timeout(PATIENCE, goaway).await.expect("GOAWAY");
+    go.notify_waiters();
+    assert_eq!(read_answer(response).await.unwrap().code(), 0);
+    eventually("it is closed", || server.metrics.grpc.connections.get() == 0).await;
+    assert_eq!(server.scope.aborted(), 0);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_old_connection_that_does_not_leave_is_cut_after_its_grace() {
+    let aged =
+        json!({"server_parameters": {"max_connection_age": "50ms", "max_connection_age_grace": "50ms"}});
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let server = start(json!({"grpc": {"keepalive": aged}}), hangs(&waiting)).await;
+    let answer = server
+        .h2(server.grpc())
+        .await
+        .try_call("POST", path(Signal::Traces), &GRPC, framed(false, b""))
+        .await;
+    assert!(answer.is_err(), "{answer:?}");
+    eventually("it is dropped", || waiting.load(Ordering::SeqCst) == 0).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
+    let idle = json!({"server_parameters": {"max_connection_idle": "60ms"}});
+    let (go, waiting) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+    let server = start(json!({"grpc": {"keepalive": idle}}), waits_for(&go, &waiting)).await;
+    let mut busy = server.h2(server.grpc()).await;
+    let mut idle = server.h2(server.grpc()).await;
+    let (response, mut stream) = busy.open("POST", path(Signal::Traces), &GRPC).await.unwrap();
+    send(&mut stream, framed(false, b""), true).await.unwrap();
+    let gone = async {
+        while poll_fn(|cx| idle.send.poll_ready(cx)).await.is_ok() {
+            tokio::task::yield_now().await
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("GOAWAY");
+    go.notify_waiters();
+    assert_eq!(read_answer(response).await.unwrap().code(), 0);
+    eventually("both are closed", || server.metrics.grpc.connections.get() == 0).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_dead_peer_is_found_by_pings() {
+    let pings = json!({"server_parameters": {"time": "30ms", "timeout": "30ms"}});
+    let server = start(json!({"grpc": {"keepalive": pings}}), accepts()).await;
+    let mut socket = TcpStream::connect(server.grpc()).await.unwrap();
+    // A preface and a request, and then nobody is there any more to answer pings.
+    socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    eventually("it is open", || server.metrics.grpc.connections.get() == 1).await;
+    eventually("it is closed", || server.metrics.grpc.connections.get() == 0).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_unix_socket_serves_and_its_file_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("otlp.sock");
+    // What a crash leaves behind is in nobody's way.
+    drop(std::os::unix::net::UnixListener::bind(&file).unwrap());
+    let server = start(json!({"grpc": {"endpoint": file, "transport": "unix"}}), accepts()).await;
+    assert_eq!(server.receiver.local_addrs()[0].1, Address::Unix(file.clone()));
+    let socket = tokio::net::UnixStream::connect(&file).await.unwrap();
+    let mut client = h2_over(&server.clients, socket).await;
+    assert_eq!(client.grpc(Signal::Traces, &[], framed(false, b"")).await.code(), 0);
+    assert_eq!(server.request().peer, None);
+    drop(client);
+    server.stop().await;
+    assert!(!file.exists());
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = taken.local_addr().unwrap().to_string();
+    let config: Otlp =
+        serde_json::from_value(json!({"protocols": {"grpc": {"endpoint": endpoint}}})).unwrap();
+    let error = Receiver::bind(&config).await.unwrap_err();
+    assert!(error.to_string().starts_with(&format!("cannot listen on {endpoint}: ")), "{error}");
+    for endpoint in ["localhost:0", ":0", "[::1]:0"] {
+        let config: Otlp =
+            serde_json::from_value(json!({"protocols": {"grpc": {"endpoint": endpoint}}})).unwrap();
+        if let Err(error) = Receiver::bind(&config).await {
+            assert!(endpoint.starts_with('['), "{endpoint}: {error}");
+        }
+    }
+}
