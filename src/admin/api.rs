@@ -18,6 +18,9 @@ use crate::outcome::{Account, Books, DroppedReason, RefusedReason};
 /// Makes JSON when asked.
 pub type Json = Arc<dyn Fn() -> Value + Send + Sync>;
 
+/// Makes JSON about a tenant when asked; `None` if the text is not a tenant id.
+pub type JsonOfTenant = Arc<dyn Fn(&str) -> Option<Value> + Send + Sync>;
+
 /// What the API tells, and who knows it.
 #[derive(Clone)]
 pub struct Api {
@@ -27,8 +30,8 @@ pub struct Api {
     pub readiness: Readiness,
     /// `GET /v1/revisions`: in force, last good, refused with problems.
     pub revisions: Json,
-    /// `GET /v1/policies/effective?tenant=`: what holds for the tenant; `None` if it is not a tenant id.
-    pub effective_policies: Arc<dyn Fn(&str) -> Option<Value> + Send + Sync>,
+    /// `GET /v1/policies/effective?tenant=`: what holds for the tenant.
+    pub effective_policies: JsonOfTenant,
 }
 
 impl Api {

@@ -11,7 +11,7 @@ mod server;
 
 use std::sync::Arc;
 
-pub use api::{Api, Json};
+pub use api::{Api, Json, JsonOfTenant};
 pub use health::HealthCheck;
 pub use readiness::{Readiness, State};
 pub use server::{Answer, BindError, HEADER_TIMEOUT, Handler, MAX_CONNECTIONS, Question, Server};

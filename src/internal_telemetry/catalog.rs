@@ -201,9 +201,51 @@ pub fn metrics_reference() -> Vec<&'static Definition> {
     all
 }
 
+/// Every metric as rows of a Markdown table, for the documentation.
+pub fn metrics_table() -> String {
+    let mut table = String::from("| metric | kind | labels | meaning |\n|---|---|---|---|\n");
+    for metric in metrics_reference() {
+        let labels = metric.labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
+        table += &format!("| `{}` | {} | {labels} | {} |\n", metric.name, metric.kind.as_str(), metric.help);
+    }
+    table
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Compares a file of this repository; `UPDATE_GOLDEN=1` writes it.
+    fn check_file(name: &str, expected: &str) {
+        let path = format!("{}/{name}", env!("CARGO_MANIFEST_DIR"));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&path, expected).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap(), expected, "{name} is not up to date");
+    }
+
+    #[test]
+    fn every_metric_is_documented() {
+        let page = format!("{DOCUMENTATION}\n{}", metrics_table());
+        check_file("docs/metrics.md", &page);
+    }
+
+    const DOCUMENTATION: &str = "\
+# Metrics
+
+This page is generated from the program (`UPDATE_GOLDEN=1 cargo test --lib catalog`).
+
+Metrics are served as Prometheus text on `localhost:8888/metrics`; `service.telemetry.metrics` changes
+where, and pushes them by OTLP. Names with `otelcol_` and their labels are the OpenTelemetry Collector's,
+without unit or `_total` unless a reader asks for them, so that dashboards made for it work; they carry
+`service_instance_id`. Names with `tollgate_` are Tollgate's own. At most 1000 tenants and 10000 pairs of
+tenant and rule are told apart; the rest is `_overflow`. Memory figures are the system's (resident set), not
+an allocator's, and there is no `otelcol_process_runtime_total_alloc_bytes`.
+
+For every tenant and signal, whenever no request is being worked on:
+
+`received + copied = refused + sampled_out + sent + dropped + queued`
+";
 
     /// The file is what dashboards and alerts are built on: a change here is a change for users.
     #[test]
@@ -213,11 +255,7 @@ mod tests {
             let labels = metric.labels.join(",");
             list += &format!("{} {} {{{labels}}}\n", metric.name, metric.kind.as_str());
         }
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/metrics.txt");
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            std::fs::write(path, &list).unwrap();
-        }
-        assert_eq!(list, std::fs::read_to_string(path).unwrap());
+        check_file("tests/golden/metrics.txt", &list);
     }
 
     #[test]

@@ -27,7 +27,7 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-pub use catalog::{Definition, Kind, metrics_reference};
+pub use catalog::{Definition, Kind, metrics_reference, metrics_table};
 pub use families::{Families, Family, Point, Value};
 pub use own_resource::OwnResource;
 pub use policies::PoliciesMetrics;

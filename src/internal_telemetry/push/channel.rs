@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Uri;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
@@ -48,21 +49,26 @@ pub enum PushError {
 /// # Panics
 /// Outside a runtime.
 pub(in crate::internal_telemetry) fn connect(otlp: &OtlpPush) -> Result<Channel, PushError> {
-    let url = match (otlp.endpoint.contains("://"), otlp.insecure) {
-        (true, _) => otlp.endpoint.clone(),
-        (false, true) => format!("http://{}", otlp.endpoint),
-        (false, false) => format!("https://{}", otlp.endpoint),
-    };
-    let endpoint = match Endpoint::from_shared(url) {
-        Ok(endpoint) if endpoint.uri().host().is_some_and(|host| !host.is_empty()) => endpoint,
-        _ => return Err(PushError::Endpoint(otlp.endpoint.clone())),
-    };
-    let endpoint = endpoint.timeout(Duration::from_millis(otlp.timeout));
+    let endpoint = Endpoint::from(url(otlp)?).timeout(Duration::from_millis(otlp.timeout));
     let https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls(otlp)?);
     Ok(endpoint.connect_with_connector_lazy(https.https_or_http().enable_http2().build()))
 }
 
-fn tls(otlp: &OtlpPush) -> Result<ClientConfig, PushError> {
+/// The endpoint with its scheme.
+pub(super) fn url(otlp: &OtlpPush) -> Result<Uri, PushError> {
+    let text = match (otlp.endpoint.contains("://"), otlp.insecure) {
+        (true, _) => otlp.endpoint.clone(),
+        (false, true) => format!("http://{}", otlp.endpoint),
+        (false, false) => format!("https://{}", otlp.endpoint),
+    };
+    match text.parse::<Uri>() {
+        Ok(url) if url.host().is_some_and(|host| !host.is_empty()) => Ok(url),
+        _ => Err(PushError::Endpoint(otlp.endpoint.clone())),
+    }
+}
+
+/// The authorities to trust and the client's certificate.
+pub(super) fn tls(otlp: &OtlpPush) -> Result<ClientConfig, PushError> {
     let mut roots = RootCertStore::empty();
     match &otlp.certificate {
         Some(path) => {

@@ -1,10 +1,11 @@
-//! Own metrics, pushed by OTLP/gRPC at an interval.
+//! Own metrics, pushed by OTLP at an interval.
 //!
 //! The request is built from one reading ([`Families`]); a metrics SDK would aggregate a second time
 //! what is already a sum. Every request carries [`OWN_HEADER`], so that a collector that receives
 //! telemetry of a collector makes no trace of it and no circle can form.
 
 mod channel;
+mod http_post;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,15 +19,27 @@ use opentelemetry_proto::tonic::metrics::v1::{
     AggregationTemporality, Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum,
 };
 use opentelemetry_proto::tonic::resource::v1::Resource;
+use prost::Message;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 
 pub use channel::{OWN_HEADER, PushError, is_own};
 pub(super) use channel::{connect, metadata};
+pub(super) use http_post::{HttpPost, PostFailure};
 
-use super::{Families, Family, Kind, Point, Telemetry, Value};
-use crate::config::service::Periodic;
+use super::{Families, Family, Kind, OwnResource, Point, Telemetry, Value};
+use crate::config::service::{OtlpProtocol, OtlpPush, Periodic};
 use crate::tasks::Scope;
+
+/// Finds what is wrong with a destination without network, disk or runtime.
+///
+/// # Errors
+/// [`PushError::Endpoint`] or [`PushError::Header`]: the configuration is refused.
+pub fn check(otlp: &OtlpPush) -> Result<(), PushError> {
+    channel::url(otlp)?;
+    metadata(otlp, &OwnResource::automatic())?;
+    Ok(())
+}
 
 /// Pushes metrics from now on, and once more when `scope` is cancelled.
 ///
@@ -40,8 +53,7 @@ use crate::tasks::Scope;
 pub fn start(scope: &Scope, telemetry: &Telemetry, config: &Periodic) -> Result<(), PushError> {
     let otlp = &config.exporter.otlp;
     let push = Push {
-        client: MetricsServiceClient::new(connect(otlp)?),
-        metadata: metadata(otlp, telemetry.resource())?,
+        destination: Destination::new(otlp, telemetry)?,
         telemetry: telemetry.clone(),
         timeout: Duration::from_millis(config.timeout.min(otlp.timeout)),
         endpoint: otlp.endpoint.clone(),
@@ -58,10 +70,48 @@ pub fn start(scope: &Scope, telemetry: &Telemetry, config: &Periodic) -> Result<
     Ok(())
 }
 
-/// One destination of metrics.
+/// Where metrics go.
+enum Destination {
+    Grpc { client: MetricsServiceClient<Channel>, metadata: MetadataMap },
+    Http(HttpPost),
+}
+
+/// Why a push came to nothing; it is not repeated, the next one says more.
+#[derive(Debug, thiserror::Error)]
+enum PushFailure {
+    #[error("the destination answered {:?}: {}", .0.code(), .0.message())]
+    Refused(#[from] tonic::Status),
+    #[error(transparent)]
+    Post(#[from] PostFailure),
+    #[error("no answer in time")]
+    Timeout(#[from] tokio::time::error::Elapsed),
+}
+
+impl Destination {
+    fn new(otlp: &OtlpPush, telemetry: &Telemetry) -> Result<Self, PushError> {
+        let metadata = metadata(otlp, telemetry.resource())?;
+        Ok(match otlp.protocol {
+            OtlpProtocol::Grpc => Self::Grpc { client: MetricsServiceClient::new(connect(otlp)?), metadata },
+            OtlpProtocol::Http => Self::Http(HttpPost::new(otlp, "/v1/metrics", metadata)?),
+        })
+    }
+
+    async fn send(&mut self, message: ExportMetricsServiceRequest) -> Result<(), PushFailure> {
+        match self {
+            Self::Grpc { client, metadata } => {
+                let mut request = tonic::Request::new(message);
+                *request.metadata_mut() = metadata.clone();
+                client.export(request).await?;
+            }
+            Self::Http(post) => post.send(message.encode_to_vec()).await?,
+        }
+        Ok(())
+    }
+}
+
+/// One destination of metrics and how long a push may take.
 struct Push {
-    client: MetricsServiceClient<Channel>,
-    metadata: MetadataMap,
+    destination: Destination,
     telemetry: Telemetry,
     timeout: Duration,
     endpoint: String,
@@ -69,21 +119,19 @@ struct Push {
 
 impl Push {
     async fn once(&mut self) {
-        let mut request = tonic::Request::new(export_request(&self.telemetry));
-        *request.metadata_mut() = self.metadata.clone();
-        let answer = tokio::time::timeout(self.timeout, self.client.export(request)).await;
-        let endpoint = &self.endpoint;
-        match answer {
-            Ok(Ok(_)) => return self.telemetry.0.pushes.add(1),
-            Ok(Err(status)) => {
-                let (code, message) = (status.code() as i32, status.message());
-                tracing::warn!(name: "telemetry.push_failed", endpoint, code, message, "metrics not pushed");
-            }
-            Err(_elapsed) => {
-                tracing::warn!(name: "telemetry.push_failed", endpoint, "metrics not pushed in time");
+        let sending = self.destination.send(export_request(&self.telemetry));
+        let sent = match tokio::time::timeout(self.timeout, sending).await {
+            Ok(sent) => sent,
+            Err(elapsed) => Err(elapsed.into()),
+        };
+        match sent {
+            Ok(()) => self.telemetry.0.pushes.add(1),
+            Err(error) => {
+                let endpoint = &self.endpoint;
+                tracing::warn!(name: "telemetry.push_failed", endpoint, %error, "own metrics were not pushed");
+                self.telemetry.0.pushes_failed.add(1);
             }
         }
-        self.telemetry.0.pushes_failed.add(1);
     }
 }
 

@@ -13,6 +13,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tonic::transport::server::TcpIncoming;
@@ -22,7 +23,6 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use super::*;
 use crate::config::service::{self, Header, OtlpPush, PushExporter};
-use crate::internal_telemetry::OwnResource;
 use crate::internal_telemetry::tests::busy;
 use crate::internal_telemetry::traces::{Traces, request_span};
 use crate::otlp::Signal;
@@ -31,13 +31,13 @@ use crate::otlp::Signal;
 type Kept<T> = Arc<Mutex<Vec<(MetadataMap, T)>>>;
 
 #[derive(Debug, Clone, Default)]
-struct Destination {
+struct Sink {
     metrics: Kept<ExportMetricsServiceRequest>,
     traces: Kept<ExportTraceServiceRequest>,
 }
 
 #[tonic::async_trait]
-impl MetricsService for Destination {
+impl MetricsService for Sink {
     async fn export(
         &self,
         request: Request<ExportMetricsServiceRequest>,
@@ -49,7 +49,7 @@ impl MetricsService for Destination {
 }
 
 #[tonic::async_trait]
-impl TraceService for Destination {
+impl TraceService for Sink {
     async fn export(
         &self,
         request: Request<ExportTraceServiceRequest>,
@@ -60,7 +60,7 @@ impl TraceService for Destination {
     }
 }
 
-impl Destination {
+impl Sink {
     async fn start(scope: &Scope) -> (Self, SocketAddr) {
         let destination = Self::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -86,7 +86,7 @@ fn exporter(address: SocketAddr) -> PushExporter {
 #[tokio::test]
 async fn metrics_are_pushed_marked_and_once_more_at_the_end() {
     let root = Scope::root("test");
-    let (destination, address) = Destination::start(&root.child("destination")).await;
+    let (destination, address) = Sink::start(&root.child("destination")).await;
     let telemetry = busy("r");
     let pushing = root.child("push");
     let hour = Periodic { interval: 3_600_000, exporter: exporter(address), ..Periodic::default() };
@@ -114,7 +114,7 @@ async fn metrics_are_pushed_marked_and_once_more_at_the_end() {
 #[tokio::test]
 async fn metrics_are_pushed_at_the_interval() {
     let root = Scope::root("test");
-    let (destination, address) = Destination::start(&root.child("destination")).await;
+    let (destination, address) = Sink::start(&root.child("destination")).await;
     let often = Periodic { interval: 1, exporter: exporter(address), ..Periodic::default() };
     start(&root.child("push"), &busy("r"), &often).unwrap();
     let patience = Instant::now() + Duration::from_secs(20);
@@ -138,11 +138,10 @@ async fn a_destination_that_is_away_is_counted_and_does_not_hold_up_the_end() {
 
 #[tokio::test]
 async fn bad_destinations_are_refused_at_start() {
-    let own = OwnResource::automatic();
-    let check = |otlp: OtlpPush, expected: &str| {
-        let error = connect(&otlp).map(|_| ()).and_then(|()| metadata(&otlp, &own).map(|_| ()));
-        assert_eq!(error.unwrap_err().to_string(), format!("service.telemetry: {expected}"));
+    let expect = |result: Result<(), PushError>, expected: &str| {
+        assert_eq!(result.unwrap_err().to_string(), format!("service.telemetry: {expected}"));
     };
+    let check = |otlp: OtlpPush, expected: &str| expect(super::check(&otlp), expected);
     let otlp = |endpoint: &str| OtlpPush { endpoint: endpoint.into(), ..OtlpPush::default() };
     check(otlp("http://"), "`http://` is not an endpoint such as http://localhost:4317");
     check(otlp("a b"), "`a b` is not an endpoint such as http://localhost:4317");
@@ -150,11 +149,11 @@ async fn bad_destinations_are_refused_at_start() {
     let bad_header = OtlpPush { headers: vec![header], ..OtlpPush::default() };
     check(bad_header, "header `a b` has a name or value that cannot be sent");
     let no_file = OtlpPush { certificate: Some("/nowhere.pem".into()), ..OtlpPush::default() };
-    check(no_file, "cannot read certificates or key from /nowhere.pem");
+    expect(connect(&no_file).map(|_| ()), "cannot read certificates or key from /nowhere.pem");
 }
 
-fn traces(address: SocketAddr) -> service::Traces {
-    let batch = service::BatchSpanProcessor { exporter: exporter(address), ..Default::default() };
+fn traces(exporter: PushExporter) -> service::Traces {
+    let batch = service::BatchSpanProcessor { exporter, ..Default::default() };
     let sampler = service::Sampler { trace_id_ratio_based: service::TraceIdRatio { ratio: 1.0 } };
     service::Traces { processors: vec![service::SpanProcessor { batch }], sampler, ..Default::default() }
 }
@@ -162,8 +161,9 @@ fn traces(address: SocketAddr) -> service::Traces {
 #[tokio::test]
 async fn requests_are_traced_unless_they_carry_a_collectors_telemetry() {
     let root = Scope::root("test");
-    let (destination, address) = Destination::start(&root).await;
-    let started = Traces::start(&traces(address), &OwnResource::automatic()).unwrap().unwrap();
+    let (destination, address) = Sink::start(&root).await;
+    let started =
+        Traces::start(&root, &traces(exporter(address)), &OwnResource::automatic()).unwrap().unwrap();
     let mut own = http::HeaderMap::new();
     own.insert(OWN_HEADER, http::HeaderValue::from_static("x"));
     let subscriber = Registry::default().with(started.layer());
@@ -186,9 +186,116 @@ async fn requests_are_traced_unless_they_carry_a_collectors_telemetry() {
 
 #[tokio::test]
 async fn traces_are_off_unless_a_processor_is_configured() {
-    let own = OwnResource::automatic();
-    assert!(Traces::start(&service::Traces::default(), &own).unwrap().is_none());
-    let address = "127.0.0.1:1".parse().unwrap();
-    let off = service::Traces { level: service::Level::None, ..traces(address) };
-    assert!(Traces::start(&off, &own).unwrap().is_none());
+    let (own, root) = (OwnResource::automatic(), Scope::root("test"));
+    assert!(Traces::start(&root, &service::Traces::default(), &own).unwrap().is_none());
+    let off = service::Traces { level: service::Level::None, ..traces(PushExporter::default()) };
+    assert!(Traces::start(&root, &off, &own).unwrap().is_none());
+}
+
+/// Answers one HTTP request with `status` and returns its head and body.
+async fn answer_one(listener: TcpListener, status: &str) -> (String, Vec<u8>) {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut read = Vec::new();
+    let (head, length) = loop {
+        let mut chunk = [0; 4096];
+        let n = stream.read(&mut chunk).await.unwrap();
+        read.extend_from_slice(&chunk[..n]);
+        if let Some(end) = read.windows(4).position(|window| window == b"\r\n\r\n") {
+            let head = String::from_utf8(read.drain(..end + 4).collect()).unwrap();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+            break (head.clone(), length.parse::<usize>().unwrap());
+        }
+    };
+    while read.len() < length {
+        assert!(stream.read_buf(&mut read).await.unwrap() > 0);
+    }
+    let response = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+    stream.write_all(response.as_bytes()).await.unwrap();
+    (head, read)
+}
+
+fn by_http(address: SocketAddr, path: &str) -> PushExporter {
+    let mut exporter = exporter(address);
+    exporter.otlp.protocol = OtlpProtocol::Http;
+    exporter.otlp.endpoint += path;
+    exporter
+}
+
+#[tokio::test]
+async fn metrics_are_pushed_by_http() {
+    for (path, asked, status, outcome) in [
+        ("", "POST /v1/metrics HTTP/1.1", "200 OK", "success"),
+        ("/own?x=1", "POST /own?x=1 HTTP/1.1", "503 Service Unavailable", "failure"),
+    ] {
+        let root = Scope::root("test");
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let telemetry = busy("r");
+        let exporter = by_http(address, path);
+        start(&root, &telemetry, &Periodic { interval: 3_600_000, exporter, ..Default::default() }).unwrap();
+        let closing = root.close(Instant::now() + Duration::from_secs(20));
+        let ((head, body), ()) = tokio::join!(answer_one(listener, status), closing);
+        assert!(head.starts_with(asked), "{head}");
+        for header in ["content-type: application/x-protobuf", "x-key: v", OWN_HEADER] {
+            assert!(head.contains(header), "{header}: {head}");
+        }
+        let request = ExportMetricsServiceRequest::decode(body.as_slice()).unwrap();
+        assert_eq!(request.resource_metrics.len(), 1);
+        assert_eq!(telemetry.read().sum("tollgate_telemetry_pushes_total", &[("outcome", outcome)]), 1.0);
+    }
+}
+
+#[tokio::test]
+async fn traces_are_pushed_by_http() {
+    let root = Scope::root("test");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let config = traces(by_http(listener.local_addr().unwrap(), ""));
+    let started = Traces::start(&root, &config, &OwnResource::automatic()).unwrap().unwrap();
+    let subscriber = Registry::default().with(started.layer());
+    tracing::subscriber::with_default(subscriber, || {
+        request_span(Signal::Traces, "http", &http::HeaderMap::new()).in_scope(|| ());
+    });
+    let closing = started.close(Instant::now() + Duration::from_secs(20));
+    let ((head, body), ()) = tokio::join!(answer_one(listener, "200 OK"), closing);
+    assert!(head.starts_with("POST /v1/traces HTTP/1.1"), "{head}");
+    let request = ExportTraceServiceRequest::decode(body.as_slice()).unwrap();
+    let resource = request.resource_spans[0].resource.as_ref().unwrap();
+    assert_eq!(resource.attributes.len(), 3);
+    assert_eq!(request.resource_spans[0].scope_spans[0].spans[0].name, "request");
+    root.close(Instant::now() + Duration::from_secs(20)).await;
+    assert_eq!((root.alive(), root.aborted()), (0, 0));
+}
+
+#[tokio::test]
+async fn https_is_checked_against_the_configured_authority() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = folder.path().join("ca.pem");
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(&authority, certified.cert.pem()).unwrap();
+    let key = certified.signing_key.serialize_der().try_into().unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut server = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key)
+        .unwrap();
+    server.alpn_protocols = vec![b"h2".to_vec()];
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("localhost:{}", listener.local_addr().unwrap().port());
+    let otlp = OtlpPush { endpoint, certificate: Some(authority), ..OtlpPush::default() };
+    let mut client = MetricsServiceClient::new(connect(&otlp).unwrap());
+
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+    let accepting = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = acceptor.accept(stream).await.unwrap();
+        let mut preface = [0; 14];
+        stream.read_exact(&mut preface).await.unwrap();
+        preface
+    };
+    tokio::select! {
+        preface = accepting => assert_eq!(&preface, b"PRI * HTTP/2.0"),
+        answer = client.export(ExportMetricsServiceRequest::default()) => panic!("{answer:?}"),
+    }
 }
