@@ -170,7 +170,7 @@ fn span(n: u64) -> Span {
         kind: 2,
         start_time_unix_nano: start,
         end_time_unix_nano: start + random % 900_000_000,
-        status: Some(Status { code: i32::from(random % 50 == 0) * 2, message: String::new() }),
+        status: Some(Status { code: i32::from(random.is_multiple_of(50)) * 2, message: String::new() }),
         flags: 0x101,
         attributes: vec![
             text("http.request.method", "GET".into()),

@@ -5,12 +5,15 @@
 
 use std::ops::Range;
 
-use super::index::Index;
+use super::index::{Index, recycle};
 use super::value::{Value, as_str};
 use crate::wire::{BYTES, Splice, key, put_varint, varint_len};
 
 /// The end of a list.
 pub(super) const NONE: u32 = u32::MAX;
+
+/// Bytes of new attributes kept allocated between requests: plenty for ordinary enrichment.
+const KEPT_ARENA: usize = 1 << 20;
 
 /// Item state: nothing happened.
 pub(super) const UNTOUCHED: u8 = 0;
@@ -91,7 +94,7 @@ impl Edits {
 
     /// Forgets everything and makes one part of each resource.
     pub(super) fn reset(&mut self, index: &Index) {
-        self.parts.clear();
+        recycle(&mut self.parts);
         self.parts.extend(index.resources.iter().enumerate().map(|(resource, at)| Part {
             resource: resource as u32,
             group: 0,
@@ -100,14 +103,15 @@ impl Edits {
             list: None,
             items_touched: false,
         }));
-        self.states.clear();
+        recycle(&mut self.states);
         self.states.resize(index.items.len(), UNTOUCHED);
         self.items_left = index.items.len() as u64;
-        self.item_edits.clear();
-        self.owners.clear();
-        self.lists.clear();
+        recycle(&mut self.item_edits);
+        recycle(&mut self.owners);
+        recycle(&mut self.lists);
         self.arena.clear();
-        self.edits.clear();
+        self.arena.shrink_to(KEPT_ARENA);
+        recycle(&mut self.edits);
         self.is_touched = false;
         self.is_arranged = false;
     }

@@ -212,16 +212,42 @@ impl Index {
     fn clear(&mut self) {
         self.signal = None;
         self.cost = 0;
-        self.resources.clear();
-        self.scopes.clear();
-        self.metrics.clear();
-        self.items.clear();
-        self.spans.clear();
-        self.logs.clear();
-        self.request_rests.clear();
-        self.resource_rests.clear();
-        self.scope_rests.clear();
-        self.metric_rests.clear();
-        self.points_rests.clear();
+        recycle(&mut self.resources);
+        recycle(&mut self.scopes);
+        recycle(&mut self.metrics);
+        recycle(&mut self.items);
+        recycle(&mut self.spans);
+        recycle(&mut self.logs);
+        recycle(&mut self.request_rests);
+        recycle(&mut self.resource_rests);
+        recycle(&mut self.scope_rests);
+        recycle(&mut self.metric_rests);
+        recycle(&mut self.points_rests);
     }
+
+    /// Bytes held by the arrays.
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
+        fn of<T>(list: &Vec<T>) -> usize {
+            list.capacity() * size_of::<T>()
+        }
+        let rests = [
+            &self.request_rests,
+            &self.resource_rests,
+            &self.scope_rests,
+            &self.metric_rests,
+            &self.points_rests,
+        ];
+        let items = of(&self.items) + of(&self.spans) + of(&self.logs);
+        let above = of(&self.resources) + of(&self.scopes) + of(&self.metrics);
+        items + above + rests.into_iter().map(of).sum::<usize>()
+    }
+}
+
+/// Empties an array for the next request; what one giant request took is given back.
+pub(super) fn recycle<T>(list: &mut Vec<T>) {
+    /// As many as a request of some megabytes needs.
+    const KEPT: usize = 16 << 10;
+    list.clear();
+    list.shrink_to(KEPT);
 }

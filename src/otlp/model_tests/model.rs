@@ -17,23 +17,23 @@ use prost::Message;
 use super::otlp::{Draft, Edits, Index, ItemId, Limits, Malformed, PartId, Signal, Value};
 
 /// Keys scripts and generated requests use: few, so that they meet.
-pub const KEYS: [&str; 5] = ["tenant.id", "a", "", "é", "http.route"];
+pub(super) const KEYS: [&str; 5] = ["tenant.id", "a", "", "é", "http.route"];
 /// Texts scripts and generated requests use.
-pub const TEXTS: [&str; 5] = ["acme", "", "x", "ünï", "a text of more than sixteen bytes, to be sure"];
+pub(super) const TEXTS: [&str; 5] = ["acme", "", "x", "ünï", "a text of more than sixteen bytes, to be sure"];
 /// Groups scripts assign to.
-pub const GROUPS: u32 = 3;
+pub(super) const GROUPS: u32 = 3;
 
 /// One step of a script; numbers select among what there is.
 #[derive(Debug, Clone, Copy)]
-pub struct Step {
-    pub what: u8,
-    pub whom: u16,
-    pub key: u8,
-    pub value: u8,
+pub(super) struct Step {
+    pub(super) what: u8,
+    pub(super) whom: u16,
+    pub(super) key: u8,
+    pub(super) value: u8,
 }
 
 /// A decoded request of one signal.
-pub trait Model: Message + Default + Clone + PartialEq + std::fmt::Debug {
+pub(super) trait Model: Message + Default + Clone + PartialEq + std::fmt::Debug {
     const SIGNAL: Signal;
     fn resources(&mut self) -> Vec<&mut Option<Resource>>;
     /// A request of one of the resources.
@@ -223,7 +223,7 @@ fn is_same(read: Option<Value<'_>>, decoded: Option<&KeyValue>) -> bool {
 }
 
 /// Equality by the encoded form, in which a number that is none equals itself.
-pub fn same<M: Message>(a: &M, b: &M) -> bool {
+pub(super) fn same<M: Message>(a: &M, b: &M) -> bool {
     a.encode_to_vec() == b.encode_to_vec()
 }
 
@@ -454,7 +454,7 @@ fn nth_part(draft: &Draft<'_>, number: usize) -> PartId {
 ///
 /// # Panics
 /// If they differ, or if one takes the request and the other does not, limits aside.
-pub fn check<M: Model>(request: &[u8], script: &[Step]) -> Result<(), Malformed> {
+pub(super) fn check<M: Model>(request: &[u8], script: &[Step]) -> Result<(), Malformed> {
     let limits = Limits::for_message_size(64 << 20);
     let decoded = M::decode(request);
     let mut index = Index::new();
