@@ -3,8 +3,6 @@
 //! Room is reserved in every queue concerned before any of them owns a byte. Batches that are let go
 //! on the way, because the client went away, are counted as refused.
 
-use std::sync::Arc;
-
 use tokio::time::Instant;
 
 use super::Refusal;
@@ -20,13 +18,13 @@ pub(super) struct Deliveries {
 }
 
 struct Delivery {
-    exporter: Arc<Exporter>,
+    exporter: Exporter,
     batches: Vec<Batch>,
 }
 
 impl Deliveries {
     /// Every exporter gets every batch; what the second and later ones get is counted as copied.
-    pub(super) fn add(&mut self, exporters: &[Arc<Exporter>], batches: Vec<Batch>) {
+    pub(super) fn add(&mut self, exporters: &[Exporter], batches: Vec<Batch>) {
         let Some((first, others)) = exporters.split_first() else { return };
         if batches.is_empty() {
             return;
@@ -74,10 +72,10 @@ impl Deliveries {
     }
 
     fn commit(&mut self, reserved: Vec<Reservation>) -> Option<tokio::sync::oneshot::Receiver<crate::batch::Result>> {
-        let awaited = self.list.iter().any(|delivery| delivery.exporter.waits_for_result());
+        let awaited = self.list.iter().any(|delivery| delivery.exporter.awaits_results());
         let (receipt, result) = if awaited { Some(Receipt::new()).unzip() } else { (None, None) };
         for (Delivery { exporter, batches }, room) in self.list.drain(..).zip(reserved) {
-            let receipt = receipt.as_ref().filter(|_| exporter.waits_for_result());
+            let receipt = receipt.as_ref().filter(|_| exporter.awaits_results());
             let batches = match receipt {
                 None => batches,
                 Some(receipt) => batches.into_iter().map(|batch| batch.with_receipt(receipt.clone())).collect(),

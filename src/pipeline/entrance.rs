@@ -9,7 +9,7 @@ use super::delivery::{Deliveries, reason};
 use super::{Accepted, Pipeline, Refusal, Request, Transport};
 use crate::batch::Batch;
 use crate::internal_telemetry::metrics::{Counter, ReceiverMetrics};
-use crate::otlp::{Draft, Edits, Index, Limits, PerSignal};
+use crate::otlp::{Draft, Edits, Index, Limits, PerSignal, Signal};
 use crate::outcome::RefusedReason;
 use crate::processor::{Stop, Work};
 use crate::tenant::{ClaimRefused, Directory, Owners};
@@ -23,7 +23,7 @@ pub(super) struct Shared {
     pub(super) directory: Arc<ArcSwap<Directory>>,
     pub(super) grpc: ReceiverMetrics,
     pub(super) http: ReceiverMetrics,
-    pub(super) normalized: Counter,
+    pub(super) normalized: PerSignal<Counter>,
     pub(super) limits: Limits,
 }
 
@@ -65,9 +65,10 @@ impl Entrance {
     /// Dropped before the queues own the data, all of it is refused; later only the answer is lost.
     pub async fn accept(&self, request: Request) -> Result<Accepted, Refusal> {
         let metrics = self.metrics(request.transport);
-        let (items, deliveries) = self.process(&request)?;
-        let items = items.inspect_err(|refused| metrics.refused[request.signal].add(refused.items));
-        let items = items.map_err(|refused| refused.refusal)?;
+        let (items, deliveries) = self.process(&request).map_err(|refused| {
+            metrics.refused[request.signal].add(refused.items);
+            refused.refusal
+        })?;
         match deliveries.deliver(request.deadline).await {
             Ok(rejected) => {
                 metrics.accepted[request.signal].add(items);
@@ -81,50 +82,59 @@ impl Entrance {
         }
     }
 
-    /// The synchronous part: bytes to batches, in every pipeline concerned.
-    fn process(&self, request: &Request) -> Result<(Result<u64, RefusedItems>, Deliveries), Refusal> {
-        let pipelines = &self.0.pipelines[request.signal];
-        if pipelines.is_empty() {
-            return Err(Refusal::NoPipeline(request.signal));
+    /// Asked before the body of a request is read.
+    ///
+    /// # Errors
+    /// A [`Refusal`] that the headers suffice for.
+    pub fn admit(&self, signal: Signal) -> Result<(), Refusal> {
+        match self.0.pipelines[signal].is_empty() {
+            true => Err(Refusal::NoPipeline(signal)),
+            false => Ok(()),
         }
+    }
+
+    /// The synchronous part: bytes to batches, in every pipeline concerned.
+    fn process(&self, request: &Request) -> Result<(u64, Deliveries), Refused> {
         let directory = self.0.directory.load_full();
         SCRATCH.with_borrow_mut(|Scratch { index, edits }| {
-            let body = index.read(request.signal, &request.body, &self.0.limits)?;
-            if index.normalized() {
-                self.0.normalized.add(1);
-            }
+            let body = index.read(request.signal, &request.body, &self.0.limits).map_err(Refusal::Malformed)?;
+            let items = index.items();
+            self.0.normalized[request.signal].add(index.normalized());
             let mut deliveries = Deliveries::default();
-            let mut result = Ok(index.items());
-            for (position, pipeline) in pipelines.iter().enumerate() {
-                let draft = Draft::new(index, &body, edits);
-                let owners = Owners::new(&directory);
-                let mut work = Work { draft, headers: &request.headers, directory: &directory, owners };
+            for (position, pipeline) in self.0.pipelines[request.signal].iter().enumerate() {
+                let mut work = Work {
+                    draft: Draft::new(index, &body, edits),
+                    headers: &request.headers,
+                    peer: request.peer,
+                    directory: &directory,
+                    owners: Owners::new(&directory),
+                };
                 match pipeline.run(&mut work) {
-                    Ok(()) => {
-                        let batches = close(&work, position == 0);
-                        deliveries.add(&pipeline.exporters, batches);
-                    }
+                    Ok(()) => deliveries.add(&pipeline.exporters, close(&mut work, position == 0)),
                     Err(stop) => {
                         let refusal = refusal(stop);
                         let reason = reason(&refusal);
-                        refuse(&work, position == 0, reason);
+                        refuse(&mut work, position == 0, reason);
                         deliveries.refuse(reason);
-                        result = Err(RefusedItems { items: index.items(), refusal });
-                        break;
+                        return Err(Refused { items, refusal });
                     }
                 }
             }
-            index.trim();
-            edits.trim();
-            Ok((result, deliveries))
+            Ok((items, deliveries))
         })
     }
 }
 
-/// A well-formed request that was not accepted.
-struct RefusedItems {
+/// A request that goes no further, and how many items it has as far as known.
+struct Refused {
     items: u64,
     refusal: Refusal,
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self { items: 0, refusal }
+    }
 }
 
 /// Opens the books of what one pipeline got: received by the first, copied by the others.
@@ -140,7 +150,7 @@ fn enter(work: &Work<'_>, first: bool, group: u32, left: u64) {
 }
 
 /// One batch for each tenant that has items left.
-fn close(work: &Work<'_>, first: bool) -> Vec<Batch> {
+fn close(work: &mut Work<'_>, first: bool) -> Vec<Batch> {
     let mut batches = Vec::with_capacity(work.owners.groups() as usize);
     for group in 0..work.owners.groups() {
         let left = work.draft.group_items(group);
@@ -153,7 +163,7 @@ fn close(work: &Work<'_>, first: bool) -> Vec<Batch> {
 }
 
 /// The books of a request that a processor stopped.
-fn refuse(work: &Work<'_>, first: bool, reason: RefusedReason) {
+fn refuse(work: &mut Work<'_>, first: bool, reason: RefusedReason) {
     for group in 0..work.owners.groups() {
         let left = work.draft.group_items(group);
         enter(work, first, group, left);

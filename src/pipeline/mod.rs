@@ -27,7 +27,7 @@ use crate::tenant::Directory;
 /// One pipeline: what happens between its receivers and its exporters.
 pub(crate) struct Pipeline {
     processors: Vec<Processor>,
-    exporters: Vec<Arc<Exporter>>,
+    exporters: Vec<Exporter>,
 }
 
 impl Pipeline {
@@ -41,7 +41,7 @@ pub struct Graph {
     /// Each receiver some pipeline names, and where its requests go.
     pub receivers: Vec<(ComponentId, receiver::Otlp, Entrance)>,
     /// Each exporter some pipeline names.
-    pub exporters: Vec<Arc<Exporter>>,
+    pub exporters: Vec<Exporter>,
     /// Each memory limiter some pipeline names; somebody has to run their watch.
     pub limiters: Vec<Arc<MemoryLimiter>>,
 }
@@ -118,7 +118,7 @@ fn limits(config: &receiver::Otlp) -> Limits {
 struct Builder<'a> {
     config: &'a Config,
     telemetry: &'a Telemetry,
-    exporters: HashMap<ComponentId, Arc<Exporter>>,
+    exporters: HashMap<ComponentId, Exporter>,
     limiters: HashMap<ComponentId, Arc<MemoryLimiter>>,
 }
 
@@ -163,7 +163,7 @@ impl Builder<'_> {
 
     /// The exporter with this id, made at first sight. Where the exporter does not say how to batch, the
     /// `batch` processor of the first pipeline that names it does.
-    fn exporter(&mut self, id: &ComponentId, batch: Option<&Batch>) -> Result<Arc<Exporter>, GraphError> {
+    fn exporter(&mut self, id: &ComponentId, batch: Option<&Batch>) -> Result<Exporter, GraphError> {
         if let Some(exporter) = self.exporters.get(id) {
             return Ok(exporter.clone());
         }
@@ -179,7 +179,6 @@ impl Builder<'_> {
         let metrics = self.telemetry.exporter(id.as_str());
         let exporter = Exporter::prepare(id.as_str(), &config, metrics)
             .map_err(|source| GraphError::Exporter { id: id.clone(), source })?;
-        let exporter = Arc::new(exporter);
         self.exporters.insert(id.clone(), exporter.clone());
         Ok(exporter)
     }

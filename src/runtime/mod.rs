@@ -5,6 +5,7 @@
 //! item is accounted for.
 
 mod generation;
+mod in_force;
 mod prepare;
 mod surfaces;
 
@@ -18,15 +19,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::admin::Readiness;
-use crate::internal_telemetry::{LogFormat, Telemetry, Traces, logging, push};
+use crate::internal_telemetry::{LogFormat, OwnResource, Telemetry, Traces, logging, push};
 use crate::outcome::{Books, DroppedReason};
+use crate::receiver::Sockets;
 use crate::tasks::{Scope, Workers};
 use crate::yaml::Problems;
 
 use generation::{Generation, Retired};
-pub use prepare::{Checked, check};
-use prepare::{Prepared, PoliciesInForce};
-use surfaces::Surfaces;
+use in_force::Policies;
+pub use prepare::{Checked, Files, check};
+use surfaces::{Sources, Surfaces};
 
 /// What was asked for on the command line.
 #[derive(Debug, Clone)]
@@ -45,6 +47,12 @@ pub struct Options {
     pub shutdown_grace: Duration,
 }
 
+impl Options {
+    fn files(&self) -> Files<'_> {
+        Files { config: &self.config, set: &self.set, policies: self.policies.as_deref() }
+    }
+}
+
 /// Bad configuration, as sysexits has it.
 const BAD_CONFIG: u8 = 78;
 /// The program failed while it ran, as sysexits has it.
@@ -54,7 +62,7 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// Runs until SIGTERM or SIGINT; the exit code.
 pub fn run(options: Options) -> ExitCode {
-    let checked = match check(&options.config, &options.set, options.policies.as_deref()) {
+    let checked = match prepare::check_to_run(options.files()) {
         Ok(checked) => checked,
         Err(problems) => return refuse(&problems),
     };
@@ -97,7 +105,8 @@ pub struct Collector {
     workers: Workers,
     telemetry: Telemetry,
     readiness: Readiness,
-    policies: PoliciesInForce,
+    policies: Policies,
+    sockets: Sockets,
     surfaces: Surfaces,
     generation: Generation,
     retired: Vec<Retired>,
@@ -110,49 +119,53 @@ impl Collector {
     /// # Errors
     /// The configuration is bad, an address is taken, a certificate cannot be read.
     pub async fn start(options: &Options) -> anyhow::Result<Self> {
-        let checked = check(&options.config, &options.set, options.policies.as_deref())
-            .map_err(|problems| anyhow::anyhow!("{problems}"))?;
+        let checked = prepare::check_to_run(options.files()).map_err(|problems| anyhow::anyhow!("{problems}"))?;
         Self::start_checked(options.clone(), checked).await
     }
 
     async fn start_checked(options: Options, checked: Checked) -> anyhow::Result<Self> {
-        let Prepared { config, warnings, telemetry, policies, graph } = checked.prepare()?;
+        let config = &checked.config;
         let own = &config.service.telemetry;
+        let telemetry = Telemetry::new(OwnResource::new(&own.resource)?);
         let traces = Traces::start(&own.traces, telemetry.resource())?;
         let log = logging::init(&own.logs, options.log_format, traces.as_ref())?;
         telemetry.watch_log(log.suppressed());
-        for line in warnings.lines() {
+        for line in checked.warnings.lines() {
             tracing::warn!(name: "config.warning", "{line}");
         }
-        let workers = options.workers.map_or_else(available_workers, |count| count.max(1));
-        let scope = Scope::root("tollgate");
-        let workers_running = Workers::start(workers).context("no worker threads")?;
-        telemetry.workers().set(workers as i64);
+        let count = options.workers.map_or_else(available_workers, |count| count.max(1));
+        let (scope, workers) = (Scope::root("tollgate"), Workers::start(count).context("no worker threads")?);
+        telemetry.workers().set(count as i64);
         telemetry.watch_tasks(&scope);
         let readiness = Readiness::new(telemetry.ready().clone());
-        policies.warn_if_anybody_is_believed();
-        policies.watch(&scope, &config);
-        let surfaces = Surfaces::start(&config, &scope, (&telemetry, &readiness, &policies)).await?;
+        let policies = Policies::start(&checked, &telemetry, &scope);
+        let sources =
+            Sources { telemetry: telemetry.clone(), readiness: readiness.clone(), policies: policies.clone() };
+        let surfaces = Surfaces::start(config, sources, &scope).await?;
         for periodic in own.metrics.readers.iter().filter_map(|reader| reader.periodic.as_ref()) {
             push::start(&scope, &telemetry, periodic)?;
         }
-        let generation = Generation::start(graph, &scope, &workers_running).await?;
+        let graph = checked.graph(&telemetry, policies.directory()).map_err(|p| anyhow::anyhow!("{p}"))?;
+        let mut sockets = Sockets::default();
+        let generation = Generation::start(graph, &scope, &workers, &mut sockets).await?;
         readiness.set_ready();
+        let retired = Vec::new();
         let collector = Self {
             options,
             scope,
-            workers: workers_running,
+            workers,
             telemetry,
             readiness,
             policies,
+            sockets,
             surfaces,
             generation,
-            retired: Vec::new(),
+            retired,
             traces,
         };
         let addresses = collector.announcement();
         let version = env!("CARGO_PKG_VERSION");
-        tracing::info!(name: "ready", version, workers, %addresses, "ready");
+        tracing::info!(name: "ready", version, workers = count, %addresses, "ready");
         Ok(collector)
     }
 
@@ -177,12 +190,17 @@ impl Collector {
     }
 
     async fn replace(&mut self) -> anyhow::Result<()> {
-        let options = &self.options;
-        let checked = check(&options.config, &options.set, options.policies.as_deref())
+        let (place, in_force) = self.policies.source();
+        let checked = prepare::check_to_reload(self.options.files(), (place.as_ref(), &in_force))
             .map_err(|problems| anyhow::anyhow!("{}", problems.lines().join("\n")))?;
-        let graph = checked.graph(&self.telemetry, &self.policies)?;
-        let next = self.generation.succeed(graph, &self.scope, &self.workers).await?;
-        self.surfaces.replace(&checked.config, &self.scope).await?;
+        let graph =
+            checked.graph(&self.telemetry, self.policies.directory()).map_err(|p| anyhow::anyhow!("{p}"))?;
+        let next = Generation::start(graph, &self.scope, &self.workers, &mut self.sockets).await?;
+        if let Err(error) = self.surfaces.replace(&checked.config, &self.scope).await {
+            next.drain(Instant::now()).await;
+            return Err(error);
+        }
+        self.policies.switch(&checked, &self.scope).await;
         let old = std::mem::replace(&mut self.generation, next);
         self.retired.push(old.retire(&self.scope, self.options.shutdown_grace));
         Ok(())
@@ -190,8 +208,9 @@ impl Collector {
 
     /// Stops taking data, delivers what was accepted until the grace ends, counts the rest as dropped.
     /// The sums over all tenants and signals.
-    pub async fn stop(self) -> Books {
+    pub async fn stop(mut self) -> Books {
         self.readiness.set_draining();
+        self.sockets.close();
         let deadline = Instant::now() + self.options.shutdown_grace;
         tracing::info!(name: "draining", "draining");
         self.generation.drain(deadline).await;
