@@ -80,6 +80,8 @@ pub struct Edits {
     pub(super) splice: Splice,
     /// Whether the result differs from the request, groups aside.
     pub(super) is_touched: bool,
+    /// No part before this one has items left.
+    pub(super) first_left: usize,
     edits: Vec<Edit>,
     /// Parts by group, valid while `is_arranged`.
     order: Vec<u32>,
@@ -113,6 +115,7 @@ impl Edits {
         self.arena.shrink_to(KEPT_ARENA);
         recycle(&mut self.edits);
         self.is_touched = false;
+        self.first_left = 0;
         self.is_arranged = false;
     }
 
@@ -251,6 +254,13 @@ impl Edits {
         self.arrange();
         let left = |part: &u32| self.parts.get(*part as usize).map_or(0, |part| u64::from(part.left));
         self.members(group).iter().map(left).sum()
+    }
+
+    /// Finds the first part that has items left. Parts never get items back, so this only goes forward.
+    pub(super) fn find_first_left(&mut self) {
+        while self.parts.get(self.first_left).is_some_and(|part| part.left == 0) {
+            self.first_left += 1;
+        }
     }
 
     /// Puts the parts in the order of their groups, so that asking for every group stays linear.

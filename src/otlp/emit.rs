@@ -31,6 +31,7 @@ impl Draft<'_> {
         if !self.edits.is_touched && members == self.edits.parts.len() {
             return Some(self.request.clone());
         }
+        self.edits.find_first_left();
         let mut splice = std::mem::take(&mut self.edits.splice);
         splice.clear();
         let mut emitter = Emitter { index: self.index, edits: self.edits, request: self.request, splice };
@@ -66,7 +67,7 @@ struct Rewrite {
 impl<'a> Emitter<'a> {
     fn request(&mut self, group: u32) {
         // What is not a resource belongs to nobody; it goes along with the first part that goes anywhere.
-        let first = self.edits.parts.iter().find(|part| part.left > 0);
+        let first = self.edits.parts.get(self.edits.first_left);
         if first.is_some_and(|part| part.group == group) {
             let mut rests = self.index.request_rests.as_slice();
             self.keep_rests(&mut rests, u32::MAX);

@@ -166,7 +166,7 @@ impl Index {
         self.normalized += 1;
         let normal = normalize(signal, request);
         let normal = normal.inspect_err(|_| self.clear())?;
-        // Encoded by us it has none of the odd shapes, and no deeper nesting or higher cost.
+        // Encoded by us it has none of the odd shapes. It can be a little longer, so limits count again.
         self.walk(signal, &normal, limits)?;
         Ok(normal)
     }

@@ -245,6 +245,19 @@ pub(super) fn as_str(bytes: &[u8]) -> &str {
 /// Key and encoded value of an encoded `KeyValue`.
 #[inline]
 pub(super) fn split_attribute(message: &[u8]) -> (&[u8], &[u8]) {
+    // Key then value, both shorter than 128 bytes: what every SDK writes.
+    if let [0x0a, key_length @ 0..0x80, rest @ ..] = message
+        && let Some((name, rest)) = rest.split_at_checked(usize::from(*key_length))
+        && let [0x12, length @ 0..0x80, value @ ..] = rest
+        && usize::from(*length) == value.len()
+    {
+        return (name, value);
+    }
+    split_attribute_slow(message)
+}
+
+#[inline(never)]
+fn split_attribute_slow(message: &[u8]) -> (&[u8], &[u8]) {
     let (mut name, mut value): (&[u8], &[u8]) = (&[], &[]);
     let mut reader = Reader::new(message);
     while let Ok(Some(field)) = reader.key() {

@@ -33,9 +33,12 @@ pub struct Mark {
 }
 
 impl Splice {
-    /// Forgets everything, keeps the memory.
+    /// Forgets everything; keeps the memory, unless it was a giant.
     pub fn clear(&mut self) {
+        /// Pieces a request of some megabytes comes to at most.
+        const KEPT: usize = 16 << 10;
         self.pieces.clear();
+        self.pieces.shrink_to(KEPT);
         self.size = 0;
     }
 
@@ -99,6 +102,7 @@ impl Splice {
                 }
             }
         }
+        debug_assert_eq!(out.len(), self.size, "a range outside the buffers");
         out
     }
 }

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use super::Signal;
 use crate::otlp;
-use model::{Model, Step, check};
+use model::{Model, Reused, Step, check};
 use mutate::{Shape, damage, odd};
 
 fn shape<M: Model>() -> Shape {
@@ -27,17 +27,18 @@ fn shape<M: Model>() -> Shape {
 /// The request as it is, in three other encodings, and damaged.
 fn check_all<M: Model>(request: &M, script: &[Step], seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
+    let mut reused = Reused::default();
     let plain = request.encode_to_vec();
-    assert_eq!(check::<M>(&plain, script), Ok(()));
+    assert_eq!(check::<M>(&plain, script, &mut reused), Ok(()));
     for _ in 0..3 {
         let odd = odd(&plain, shape::<M>(), &mut random);
-        assert_eq!(check::<M>(&odd, script), Ok(()));
+        assert_eq!(check::<M>(&odd, script, &mut reused), Ok(()));
     }
     for start in [&plain, &odd(&plain, shape::<M>(), &mut random)] {
         for _ in 0..15 {
             let mut damaged = start.clone();
             damage(&mut damaged, &mut random);
-            let _taken_or_not = check::<M>(&damaged, script);
+            let _taken_or_not = check::<M>(&damaged, script, &mut reused);
         }
     }
 }

@@ -450,26 +450,32 @@ fn nth_part(draft: &Draft<'_>, number: usize) -> PartId {
     draft.parts().nth(number).unwrap()
 }
 
+/// What is reused between requests.
+#[derive(Default)]
+pub(super) struct Reused {
+    index: Index,
+    edits: Edits,
+}
+
 /// Reads a request and applies the script to it and to the model of it.
 ///
 /// # Panics
 /// If they differ, or if one takes the request and the other does not, limits aside.
-pub(super) fn check<M: Model>(request: &[u8], script: &[Step]) -> Result<(), Malformed> {
+pub(super) fn check<M: Model>(request: &[u8], script: &[Step], reused: &mut Reused) -> Result<(), Malformed> {
     let limits = Limits::for_message_size(64 << 20);
     let decoded = M::decode(request);
-    let mut index = Index::new();
+    let Reused { index, edits } = reused;
     let read = index.read(M::SIGNAL, &Bytes::copy_from_slice(request), &limits);
     let request = match (read, &decoded) {
         (Ok(request), Ok(_)) => request,
-        (Err(Malformed::Depth | Malformed::Budget { .. }), _) | (Err(_), Err(_)) => {
-            return read_error(request, M::SIGNAL, &limits);
+        (Err(error @ (Malformed::Depth | Malformed::Budget { .. })), _) | (Err(error), Err(_)) => {
+            return Err(error);
         }
         (Ok(_), Err(error)) => panic!("taken, but it does not decode: {error}"),
         (Err(error), Ok(_)) => panic!("refused, but it decodes: {error}"),
     };
     let mut decoded = decoded.unwrap_or_default();
-    let mut edits = Edits::new();
-    let mut draft = Draft::new(&index, &request, &mut edits);
+    let mut draft = Draft::new(index, &request, edits);
     let counts = counts(&mut decoded);
     let resources: Vec<Option<Resource>> = decoded.resources().into_iter().map(|r| r.clone()).collect();
     let mut first = 0;
@@ -489,8 +495,4 @@ pub(super) fn check<M: Model>(request: &[u8], script: &[Step]) -> Result<(), Mal
     }
     pair.compare(&limits);
     Ok(())
-}
-
-fn read_error(request: &[u8], signal: Signal, limits: &Limits) -> Result<(), Malformed> {
-    Index::new().read(signal, &Bytes::copy_from_slice(request), limits).map(drop)
 }
