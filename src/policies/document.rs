@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 
 use http::HeaderName;
-use sha2::{Digest, Sha256};
 
 use super::blocks;
 use super::matching::Matching;
@@ -56,8 +55,7 @@ pub fn parse(source: &Source, now: jiff::Timestamp) -> Result<(Plan, Problems), 
     let root = At::root(&node);
     let mut problems = Problems::new();
     if too_large {
-        let (size, max) = (source.text.len(), MAX_BYTES);
-        root.error(&mut problems, format!("the file has {size} bytes; policies have at most {max}"));
+        root.error(&mut problems, format!("the file is larger than {MAX_BYTES} bytes"));
         return Err(problems);
     }
     if node.is_null() {
@@ -66,7 +64,7 @@ pub fn parse(source: &Source, now: jiff::Timestamp) -> Result<(Plan, Problems), 
         return Err(problems);
     }
     refuse_nulls(&root, &mut problems);
-    let sha256 = Sha256::digest(source.text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = super::watch::sha256(&source.text);
     let plan = read(&root, sha256, now, &mut problems);
     problems.into_result(plan)
 }
@@ -130,6 +128,7 @@ fn read_rules(
     let mut first: HashMap<String, String> = HashMap::new();
     let mut caught = PerSignal::<Option<String>>::default();
     for item in items {
+        let errors = problems.errors();
         let Some(rule) = rule::read(&item, matching, problems) else { continue };
         if let Some(path) = first.get(&*rule.name) {
             let place = item.key("name").unwrap_or_else(|| item.clone());
@@ -137,7 +136,10 @@ fn read_rules(
         } else {
             first.insert(rule.name.to_string(), item.path.clone());
         }
-        warn_about(&item, &rule, &mut caught, problems);
+        // What a faulty rule takes is not known.
+        if problems.errors() == errors {
+            warn_about(&item, &rule, &mut caught, problems);
+        }
         if rule.active.until.is_some_and(|until| until <= now) {
             let place = item.key("active").unwrap_or_else(|| item.clone());
             place.warning(problems, format!("the window of `{}` is over", rule.name), "remove the rule");

@@ -10,7 +10,7 @@ use super::condition::{
     Comparison, Condition, DurationTest, ItemTest, Matcher, Pattern, ResourceDimension, ResourceTest, ValueTest,
 };
 use super::glob::Glob;
-use super::reader::{At, Keys, STAGE_3, unknown};
+use super::reader::{At, Keys, STAGE_3, suggestion};
 use crate::otlp::{PerSignal, Signal};
 use crate::yaml::{Problems, Value, did_you_mean};
 
@@ -84,7 +84,8 @@ impl Matching<'_> {
                     None
                 }
                 key => self.dimension(key, &value, problems).unwrap_or_else(|| {
-                    unknown(key, DIMENSIONS, (&entry.key_location, &value.path), problems);
+                    let help = suggestion(key, DIMENSIONS, std::iter::empty());
+                    problems.error(&entry.key_location, &value.path, "unknown key", Some(help));
                     None
                 }),
             });
@@ -98,9 +99,8 @@ impl Matching<'_> {
             return None;
         }
         let items = at.items(problems);
-        if items.is_empty() && at.node.items().is_empty() {
+        if matches!(&at.node.value, Value::Seq(items) if items.is_empty()) {
             at.error(problems, "the group is empty");
-            return None;
         }
         Some(items.iter().map(|item| self.all_of(item, depth + 1, problems)).collect())
     }

@@ -18,6 +18,7 @@ mod reader;
 mod rule;
 mod scalar;
 mod test_case;
+pub mod watch;
 
 pub use condition::Lookup;
 pub use document::{MAX_BYTES, MAX_RULES, parse};
@@ -26,3 +27,25 @@ pub use plan::{
 };
 pub use scalar::Scalar;
 pub use test_case::{Expect, Given, GivenValue, TestCase};
+pub use watch::InForce;
+
+use crate::yaml::Source;
+
+/// The text of the policies that hold where no file is given.
+pub const DEFAULT_TEXT: &str = include_str!("../../config/policies-default.yaml");
+
+/// The plan of [`DEFAULT_TEXT`]: believes every claim, gives everything else to `unattributed`, keeps
+/// everything.
+///
+/// # Panics
+/// Never: the text is part of the program, and a test reads it.
+pub fn default_plan() -> Plan {
+    let source = Source::new("embedded policies", DEFAULT_TEXT);
+    match parse(&source, jiff::Timestamp::UNIX_EPOCH) {
+        Ok((plan, _)) => plan,
+        Err(problems) => panic!("the embedded policies cannot be read:\n{problems}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

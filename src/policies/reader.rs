@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::units::{Probability, duration};
-use crate::yaml::{Entry, Location, Node, Problems, Value, did_you_mean, join_index, join_key};
+use crate::yaml::{Entry, Node, Problems, Value, did_you_mean, join_index, join_key};
 
 /// A node and where it stands.
 #[derive(Debug, Clone)]
@@ -87,7 +87,9 @@ impl<'n> At<'n> {
             if let Some((_, when)) = keys.later.iter().find(|(later, _)| *later == key) {
                 problems.error(&entry.key_location, &path, *when, None);
             } else if !keys.known.contains(&key) {
-                unknown(key, keys.known, (&entry.key_location, &path), problems);
+                let later = keys.later.iter().map(|(later, _)| *later);
+                let help = suggestion(key, keys.known, later);
+                problems.error(&entry.key_location, &path, "unknown key", Some(help));
             }
         }
         true
@@ -220,23 +222,18 @@ impl<'n> At<'n> {
     /// Reports a value outside a set of names.
     pub(super) fn not_among(&self, names: &[&str], problems: &mut Problems) {
         let text = self.node.as_str().unwrap_or_default();
-        let allowed = format!("allowed: {}", names.join(", "));
-        let help = match did_you_mean(text, names.iter().copied()) {
-            Some(meant) => format!("did you mean `{meant}`?\n{allowed}"),
-            None => allowed,
-        };
+        let help = suggestion(text, names, std::iter::empty());
         self.error_with(problems, format!("unknown value `{text}`"), help);
     }
 }
 
-/// Reports an unknown key.
-pub(super) fn unknown(key: &str, known: &[&str], place: (&Location, &str), problems: &mut Problems) {
+/// What an unknown name may have meant; names of later stages are suggested, but not listed.
+pub(super) fn suggestion<'k>(name: &str, known: &[&'k str], later: impl Iterator<Item = &'k str>) -> String {
     let allowed = format!("allowed: {}", known.join(", "));
-    let help = match did_you_mean(key, known.iter().copied()) {
+    match did_you_mean(name, known.iter().copied().chain(later)) {
         Some(meant) => format!("did you mean `{meant}`?\n{allowed}"),
         None => allowed,
-    };
-    problems.error(place.0, place.1, "unknown key", Some(help));
+    }
 }
 
 /// Reports every null below a node: a missing value is never "nothing to do".
