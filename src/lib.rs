@@ -9,6 +9,7 @@
 //! do not know each other. `tests/it/layers.rs` reads the list below and enforces it.
 
 // layer: ground
+pub mod compression;
 pub mod identity;
 pub mod tasks;
 pub mod units;
@@ -20,6 +21,7 @@ pub mod outcome;
 // layer: what flows
 pub mod batch;
 // layer: files
+pub mod config;
 // layer: certificates
 // layer: own metrics and logs
 pub mod internal_telemetry;
