@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::id::{BadId, ComponentId, PipelineId};
 use super::{Pipeline, Service, service};
 use crate::otlp::Signal;
-use crate::yaml::{Location, Node, Problems, did_you_mean, join_key, read_at};
+use crate::yaml::{Entry, Location, Node, Problems, Value, did_you_mean, join_key, read_at};
 
 /// Ids and where they are declared.
 type Ids = Vec<(ComponentId, Location)>;
@@ -24,7 +24,7 @@ pub(super) struct Declared {
     pub(super) extensions: Ids,
 }
 
-/// The section `service` as it is written.
+/// What runs, and how it is connected.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Written {
@@ -61,43 +61,29 @@ const PROCESSOR: Role = Role { noun: "processor", plural: "processors" };
 const EXPORTER: Role = Role { noun: "exporter", plural: "exporters" };
 const EXTENSION: Role = Role { noun: "extension", plural: "extensions" };
 
-/// Reads the section and checks every reference in it.
+/// Reads the section and checks every reference in it, also if a part of it cannot be read.
 pub(super) fn read(node: &Node, declared: &Declared, problems: &mut Problems) -> Option<Service> {
-    let written: Written = read_at(node, "service", problems)?;
-    let mut service =
-        Service { extensions: Vec::new(), pipelines: BTreeMap::new(), telemetry: written.telemetry };
+    let written: Option<Written> = read_at(node, "service", problems);
+    if let Some(written) = &written {
+        check_telemetry(node, &written.telemetry, problems);
+    }
     let mut used = BTreeSet::new();
     let mut references = References { declared, used: &mut used, problems };
-    if let Some(list) = node.get("extensions") {
-        service.extensions = references.list(list, "service.extensions", (EXTENSION, &declared.extensions));
+    let extensions = node
+        .get("extensions")
+        .map(|list| references.list(list, "service.extensions", (EXTENSION, &declared.extensions)));
+    let pipelines = references.pipelines(node);
+    if !problems.has_errors() {
+        note_unused(declared, &used, problems);
     }
-    let pipelines = node.get("pipelines");
-    if written.pipelines.is_empty() {
-        let place = pipelines.unwrap_or(node);
-        let help = "write for example `traces: {receivers: [otlp], exporters: [debug]}`".to_owned();
-        let message = "at least one pipeline is needed";
-        references.problems.error_at(place, "service.pipelines", message, Some(help));
+    Some(Service { extensions: extensions.unwrap_or_default(), pipelines, telemetry: written?.telemetry })
+}
+
+fn check_telemetry(node: &Node, telemetry: &service::Telemetry, problems: &mut Problems) {
+    if let Err(bad) = telemetry.resource.attributes() {
+        let place = node.at("telemetry.resource").unwrap_or(node);
+        problems.error_at(place, "service.telemetry.resource", bad.to_string(), None);
     }
-    for entry in pipelines.map(Node::entries).unwrap_or_default() {
-        let path = join_key("service.pipelines", &entry.key);
-        match PipelineId::parse(&entry.key) {
-            Ok(id) => {
-                let pipeline = references.pipeline(&entry.value, &path, id.signal);
-                service.pipelines.insert(id, pipeline);
-            }
-            Err(bad) => {
-                let signals = Signal::ALL.map(Signal::as_str);
-                let kind = entry.key.split('/').next().unwrap_or_default();
-                let meant = did_you_mean(kind, signals).filter(|_| bad == BadId::Signal);
-                let help = format!("signals: {}", signals.join(", "));
-                let help = meant.map_or(help.clone(), |name| format!("did you mean `{name}`?\n{help}"));
-                references.problems.error(&entry.key_location, &path, bad.to_string(), Some(help));
-                references.pipeline(&entry.value, &path, Signal::Traces);
-            }
-        }
-    }
-    note_unused(declared, &used, problems);
-    Some(service)
 }
 
 fn note_unused(declared: &Declared, used: &BTreeSet<(&'static str, ComponentId)>, problems: &mut Problems) {
@@ -116,6 +102,26 @@ fn note_unused(declared: &Declared, used: &BTreeSet<(&'static str, ComponentId)>
     }
 }
 
+/// Whether this is a list of nothing; anything that is no list has been reported as such.
+fn is_empty(list: &Node) -> bool {
+    match &list.value {
+        Value::Null => true,
+        Value::Seq(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
+/// The signals, and the one that was probably meant.
+fn signals(entry: &Entry, bad: BadId) -> String {
+    let known = Signal::ALL.map(Signal::as_str);
+    let all = format!("signals: {}", known.join(", "));
+    let written = entry.key.split('/').next().unwrap_or_default();
+    match did_you_mean(written, known).filter(|_| bad == BadId::Signal) {
+        Some(name) => format!("did you mean `{name}`?\n{all}"),
+        None => all,
+    }
+}
+
 struct References<'d, 'p> {
     declared: &'d Declared,
     used: &'p mut BTreeSet<(&'static str, ComponentId)>,
@@ -123,12 +129,46 @@ struct References<'d, 'p> {
 }
 
 impl References<'_, '_> {
-    fn pipeline(&mut self, node: &Node, path: &str, signal: Signal) -> Pipeline {
+    fn pipelines(&mut self, service: &Node) -> BTreeMap<PipelineId, Pipeline> {
+        let mut read = BTreeMap::new();
+        let section = service.get("pipelines");
+        let entries = section.map(Node::entries).unwrap_or_default();
+        if entries.is_empty() && section.is_none_or(|node| node.is_null() || node.items().is_empty()) {
+            let help = "write for example `traces: {receivers: [otlp], exporters: [debug]}`".to_owned();
+            let message = "at least one pipeline is needed";
+            let place = section.unwrap_or(service);
+            self.problems.error_at(place, "service.pipelines", message, Some(help));
+        }
+        for entry in entries {
+            let path = join_key("service.pipelines", &entry.key);
+            match PipelineId::parse(&entry.key) {
+                Ok(id) => {
+                    let pipeline = self.pipeline(&entry.value, &path, Some(id.signal));
+                    if read.insert(id, pipeline).is_some() {
+                        let message = "the same pipeline, written another way, is already there";
+                        self.problems.error(&entry.key_location, &path, message, None);
+                    }
+                }
+                Err(bad) => {
+                    self.problems.error(
+                        &entry.key_location,
+                        &path,
+                        bad.to_string(),
+                        Some(signals(entry, bad)),
+                    );
+                    self.pipeline(&entry.value, &path, None);
+                }
+            }
+        }
+        read
+    }
+
+    fn pipeline(&mut self, node: &Node, path: &str, signal: Option<Signal>) -> Pipeline {
         let declared = self.declared;
         let mut list = |role: Role, ids: &Ids, needed: bool| {
             let path = format!("{path}.{}", role.plural);
             let written = node.get(role.plural);
-            if needed && written.is_none_or(|list| list.items().is_empty()) {
+            if needed && written.is_none_or(is_empty) {
                 let place = written.unwrap_or(node);
                 let message = format!("a pipeline needs at least one {}", role.noun);
                 self.problems.error_at(place, &path, message, None);
@@ -145,12 +185,12 @@ impl References<'_, '_> {
     }
 
     /// Processors that know only some signals.
-    fn fit_signal(&mut self, node: &Node, path: &str, signal: Signal) {
+    fn fit_signal(&mut self, node: &Node, path: &str, signal: Option<Signal>) {
         let items = node.get("processors").map(Node::items).unwrap_or_default();
         for (index, item) in items.iter().enumerate() {
             let id = item.as_str().and_then(|text| ComponentId::parse(text).ok());
             let sampler = id.is_some_and(|id| id.type_name() == "probabilistic_sampler");
-            if sampler && signal == Signal::Metrics {
+            if sampler && signal == Some(Signal::Metrics) {
                 let path = format!("{path}.processors[{index}]");
                 let message = "`probabilistic_sampler` takes traces and logs, not metrics";
                 self.problems.error_at(item, &path, message, None);

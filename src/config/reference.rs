@@ -151,7 +151,7 @@ impl<'s> Writer<'s> {
         };
         let value = match instead {
             // What a secret serialises to is not its value.
-            Some(ON) | None if body.get("x-secret").is_some() => "\"\"".to_owned(),
+            Some(ON) | None if default.is_some() && body.get("x-secret").is_some() => "\"\"".to_owned(),
             Some(ON) | None => default.map(yaml).unwrap_or_default(),
             Some(value) => value.to_owned(),
         };

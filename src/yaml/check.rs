@@ -152,11 +152,12 @@ impl<'s, 'p> Checker<'s, 'p> {
     }
 
     fn wrong_kind(&mut self, place: Place<'_>, branches: &[&'s Json]) {
-        let expected: BTreeSet<String> = branches
-            .iter()
-            .filter(|branch| types(branch) != ["null"])
-            .map(|branch| expectation(branch))
-            .collect();
+        let allowed: Vec<&str> = branches.iter().flat_map(|branch| constants(branch)).collect();
+        let kinds = branches.iter().filter(|b| types(b) != ["null"] && constants(b).is_empty());
+        let mut expected: BTreeSet<String> = kinds.map(|branch| expectation(branch)).collect();
+        if !allowed.is_empty() {
+            expected.insert(format!("one of {}", listed(&allowed)));
+        }
         let expected: Vec<String> = expected.into_iter().collect();
         let message = format!("expected {}, found {}", expected.join(" or "), place.node.kind());
         if branches.iter().any(|branch| self.holds_secret(branch, 0)) {

@@ -102,10 +102,6 @@ pub(super) fn discriminator<'s>(branches: &[&'s Json]) -> Option<(String, Vec<&'
 }
 
 pub(super) fn expectation(schema: &Json) -> String {
-    let allowed = constants(schema);
-    if !allowed.is_empty() {
-        return format!("one of {}", listed(&allowed));
-    }
     let by_format = match schema.get("format").and_then(Json::as_str) {
         Some("duration") => "a duration such as 10s",
         Some("bytes") => "a size such as 512Mi",
@@ -131,6 +127,10 @@ pub(super) fn expectation(schema: &Json) -> String {
 }
 
 pub(super) fn listed(names: &[&str]) -> String {
-    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    let quote = |name: &&str| match *name {
+        "" => "\"\"".to_owned(),
+        name => format!("`{name}`"),
+    };
+    let quoted: Vec<String> = names.iter().map(quote).collect();
     quoted.join(", ")
 }
