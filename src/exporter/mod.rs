@@ -182,8 +182,11 @@ impl Exporter {
     /// [`StartError`]: the program cannot start.
     pub fn start(&self, scope: &Scope, workers: &Workers) -> Result<(), StartError> {
         let scope = scope.child(&self.0.id);
-        let mut running =
-            Running { consumers: scope.child("consumers"), connections: scope.child("connections"), finished: None };
+        let mut running = Running {
+            consumers: scope.child("consumers"),
+            connections: scope.child("connections"),
+            finished: None,
+        };
         // Tasks that belong to no worker's connections run on the first.
         let _runtime = workers.all().first().map(|worker| worker.handle().enter());
         let exporter = || self.0.id.to_string();
@@ -223,7 +226,8 @@ impl Exporter {
         workers: &Workers,
         connect: impl Fn(&crate::tasks::Worker) -> Arc<D>,
     ) {
-        let shared = Arc::new(consumer::Shared::new(&self.0.id, &self.0.queue, &self.0.plan, &self.0.metrics));
+        let shared =
+            Arc::new(consumer::Shared::new(&self.0.id, &self.0.queue, &self.0.plan, &self.0.metrics));
         let all = workers.all();
         let used = &all[..all.len().min(self.0.plan.consumers)];
         let destinations: Vec<Arc<D>> = used.iter().map(connect).collect();
@@ -291,9 +295,15 @@ fn plan(config: &config::Exporter) -> (Plan, Bounds, Wanted) {
     let no_retry = RetryOnFailure { enabled: false, ..RetryOnFailure::default() };
     let no_limit = config::OtlpGrpc::default().max_request_size;
     let (queue, retry, timeout, max_request_size) = match config {
-        config::Exporter::OtlpGrpc(c) => (&c.sending_queue, &c.retry_on_failure, c.timeout, c.max_request_size),
-        config::Exporter::OtlpHttp(c) => (&c.sending_queue, &c.retry_on_failure, c.timeout, c.max_request_size),
-        config::Exporter::Debug(_) | config::Exporter::Nop(_) => (&defaults, &no_retry, Duration::ZERO, no_limit),
+        config::Exporter::OtlpGrpc(c) => {
+            (&c.sending_queue, &c.retry_on_failure, c.timeout, c.max_request_size)
+        }
+        config::Exporter::OtlpHttp(c) => {
+            (&c.sending_queue, &c.retry_on_failure, c.timeout, c.max_request_size)
+        }
+        config::Exporter::Debug(_) | config::Exporter::Nop(_) => {
+            (&defaults, &no_retry, Duration::ZERO, no_limit)
+        }
         config::Exporter::File(_) => (&defaults, &default_retry, Duration::ZERO, no_limit),
     };
     let most = match config {
@@ -317,9 +327,7 @@ fn plan(config: &config::Exporter) -> (Plan, Bounds, Wanted) {
 fn wanted(queue: &SendingQueue, max_bytes: u64) -> Wanted {
     match &queue.batch {
         // Whose request failed could not be told otherwise.
-        _ if !queue.enabled => {
-            Wanted { sizer: config::Sizer::Requests, max: 1, ..Wanted::up_to(max_bytes) }
-        }
+        _ if !queue.enabled => Wanted { sizer: config::Sizer::Requests, max: 1, ..Wanted::up_to(max_bytes) },
         None => Wanted::up_to(OPPORTUNISTIC_BYTES.min(max_bytes)),
         Some(Batching { flush_timeout, min_size, max_size, sizer, .. }) => Wanted {
             sizer: *sizer,

@@ -181,9 +181,8 @@ impl Grpc {
             }
         };
         let length: usize = parts.iter().map(Bytes::len).sum();
-        let length = u32::try_from(length).map_err(|_| {
-            answer::unusable(answer::RESOURCE_EXHAUSTED, "larger than a gRPC message can be")
-        })?;
+        let length = u32::try_from(length)
+            .map_err(|_| answer::unusable(answer::RESOURCE_EXHAUSTED, "larger than a gRPC message can be"))?;
         let [a, b, c, d] = length.to_be_bytes();
         let prefix = [u8::from(self.codec.is_some()), a, b, c, d];
         let mut request = Request::new(Body::with_prefix(&prefix, parts));

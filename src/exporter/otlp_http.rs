@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{
-    CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, USER_AGENT,
-};
+use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
 use http::uri::Uri;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 
@@ -116,7 +114,11 @@ impl Settings {
 
     fn pool(&self, endpoint: &Endpoint, tls: Option<&ClientTls>, place: &Place) -> Pool {
         let config = &self.config;
-        let alpn = if config.force_attempt_http2 && !config.disable_keep_alives { Alpn::Either } else { Alpn::Http1 };
+        let alpn = if config.force_attempt_http2 && !config.disable_keep_alives {
+            Alpn::Either
+        } else {
+            Alpn::Http1
+        };
         let unlimited = |n: usize| if n == 0 { usize::MAX } else { n };
         let max_idle = unlimited(config.max_idle_conns).min(unlimited(config.max_idle_conns_per_host));
         let ping_timeout = match config.http2_ping_timeout {
@@ -253,7 +255,10 @@ fn is_json(content_type: &str) -> bool {
 
 fn accepted(signal: Signal, data: &[u8], is_json: bool) -> Result<ExportResponse, SendError> {
     let unreadable = |error: String| {
-        answer::unusable(answer::INTERNAL, format!("the answer to a request that succeeded is malformed: {error}"))
+        answer::unusable(
+            answer::INTERNAL,
+            format!("the answer to a request that succeeded is malformed: {error}"),
+        )
     };
     match is_json {
         true => ExportResponse::from_json(signal, data).map_err(|error| unreadable(error.to_string())),

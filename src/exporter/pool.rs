@@ -69,7 +69,12 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn new(connector: Connector, tls: Option<&ClientTls>, keeping: Keeping, place: &Place) -> Self {
+    pub(super) fn new(
+        connector: Connector,
+        tls: Option<&ClientTls>,
+        keeping: Keeping,
+        place: &Place,
+    ) -> Self {
         let generation = tls.map_or(0, ClientTls::generation);
         let client = Mutex::new((generation, build(&connector, &keeping, place)));
         Self { connector, tls: tls.cloned(), keeping, place: place.clone(), client }

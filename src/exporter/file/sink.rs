@@ -27,12 +27,8 @@ impl Sink {
     /// Opens the file, emptied unless it is appended to or rotated.
     pub(super) fn open(config: &Config) -> io::Result<Self> {
         let keep = config.append || config.rotation.is_some();
-        let file = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .append(keep)
-            .truncate(!keep)
-            .open(&config.path)?;
+        let file =
+            OpenOptions::new().create(true).write(true).append(keep).truncate(!keep).open(&config.path)?;
         Ok(Self {
             path: config.path.clone(),
             rotation: config.rotation.clone(),
