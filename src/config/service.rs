@@ -3,11 +3,12 @@
 //! Keys and defaults are the Collector's; numbers of milliseconds are the declarative
 //! configuration's, which has no durations.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -28,18 +29,37 @@ pub struct Telemetry {
 }
 
 /// How much is logged: this level and all graver ones.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     /// Per request.
+    #[serde(alias = "DEBUG")]
     Debug,
     /// Lifecycle and reloads.
     #[default]
+    #[serde(alias = "INFO")]
     Info,
     /// Something went wrong and the collector coped.
+    #[serde(alias = "WARN")]
     Warn,
     /// A human must act.
+    #[serde(alias = "ERROR")]
     Error,
+}
+
+/// The Collector takes capitals too, and its documentation writes them.
+impl JsonSchema for LogLevel {
+    fn schema_name() -> Cow<'static, str> {
+        "LogLevel".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "How much is logged: this level and all graver ones.",
+            "type": "string",
+            "enum": ["debug", "info", "warn", "error", "DEBUG", "INFO", "WARN", "ERROR"],
+        })
+    }
 }
 
 /// The form of a log line.
@@ -565,6 +585,12 @@ resource: {service.name: gate, service.instance.id: null}
     }
 
     #[test]
+    fn log_levels_may_be_written_in_capitals() {
+        let (telemetry, problems) = read("logs: {level: DEBUG}");
+        assert_eq!(telemetry.map(|t| t.logs.level), Some(LogLevel::Debug), "{problems:?}");
+    }
+
+    #[test]
     fn what_cannot_work_is_reported_where_it_stands() {
         let check = |text: &str, expected: &str| {
             let (_, problems) = read(text);
@@ -576,6 +602,7 @@ resource: {service.name: gate, service.instance.id: null}
         check("resource: {a: [1]}", "service.telemetry.resource: resource attribute `a` must be");
         check("logs: {sampling: {tick: 0s}}", "service.telemetry.logs.sampling.tick: must be above 0");
         check("logs: {levle: info}", "level");
+        check("logs: {level: loud}", "warn");
         check(
             "traces: {processors: [{batch: {max_queue_size: 1}}]}",
             "traces.processors[0].batch.max_export_batch_size: must not be above max_queue_size",
