@@ -23,7 +23,7 @@ use crate::tasks::Scope;
 pub const MAX_CONNECTIONS: usize = 64;
 
 /// How long a client may take to send a request's head; also how long an idle connection stays.
-pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a connection may take to finish what it began when the scope is cancelled.
 const GOODBYE: Duration = Duration::from_secs(1);

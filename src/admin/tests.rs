@@ -172,6 +172,26 @@ async fn closing_ends_idle_and_half_asked_connections() {
     assert!(TcpStream::connect(address).await.is_err());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_finishes_its_question_is_let_go() {
+    let (_scope, address) = serving(api(&Telemetry::detached())).await;
+    let began = Instant::now();
+    ask(address, "GET / HT").await;
+    assert!(began.elapsed() >= HEADER_TIMEOUT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_past_the_cap_wait_for_their_turn() {
+    let (_scope, address) = serving(api(&Telemetry::detached())).await;
+    let mut silent = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let began = Instant::now();
+    assert!(get(address, "/").await.starts_with("HTTP/1.1 200 "));
+    assert!(began.elapsed() >= HEADER_TIMEOUT, "served beside {} others", silent.len());
+}
+
 #[tokio::test]
 async fn an_address_that_is_taken_is_named() {
     let first = Server::bind("127.0.0.1:0").await.unwrap();
