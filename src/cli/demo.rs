@@ -86,7 +86,8 @@ fn options(policies: &Path) -> Options {
 
 async fn show(policies: &Path, terminal: bool, duration: Option<Duration>) -> anyhow::Result<bool> {
     let collector = Collector::start(&options(policies)).await?;
-    let receiver = collector.address("otlp/http").ok_or_else(|| anyhow::anyhow!("the receiver has no address"))?;
+    let receiver =
+        collector.address("otlp/http").ok_or_else(|| anyhow::anyhow!("the receiver has no address"))?;
     let senders = collector.scope().child("demo");
     for sender in &SENDERS {
         senders.spawn("sender", send(sender, receiver, senders.token().clone()));
@@ -174,7 +175,13 @@ impl Table {
         out.flush()
     }
 
-    fn screen(&self, now: &BTreeMap<String, Books>, seconds: f64, revision: &str, problem: Option<&str>) -> String {
+    fn screen(
+        &self,
+        now: &BTreeMap<String, Books>,
+        seconds: f64,
+        revision: &str,
+        problem: Option<&str>,
+    ) -> String {
         let mut text = format!("\x1b[H\x1b[2J{}\n", self.head());
         let title = ["tenant", "received/s", "kept", "refused/s", "sent/s", "queue bytes", "sent in all"];
         row(&mut text, &title.map(str::to_owned));
@@ -195,7 +202,10 @@ impl Table {
         }
         let _infallible = writeln!(text, "\npolicies revision {revision}; Ctrl-C drains and prints the sums");
         if let Some(problem) = problem {
-            let _infallible = writeln!(text, "\nthe file on disk is refused, the revision above stays in force:\n{problem}");
+            let _infallible = writeln!(
+                text,
+                "\nthe file on disk is refused, the revision above stays in force:\n{problem}"
+            );
         }
         text
     }

@@ -62,8 +62,11 @@ fn text(key: &str, value: &str) -> KeyValue {
 
 fn request(sender: &Sender, version: &str) -> ExportTraceServiceRequest {
     let count = sender.spans_per_second * PERIOD.as_millis() as u64 / 1000;
-    let attributes =
-        vec![text("service.name", "inference"), text("model.name", sender.model), text("model.version", version)];
+    let attributes = vec![
+        text("service.name", "inference"),
+        text("model.name", sender.model),
+        text("model.version", version),
+    ];
     let spans = (0..count).map(|_| span()).collect();
     let resource_spans = ResourceSpans {
         resource: Some(Resource { attributes, ..Resource::default() }),

@@ -113,6 +113,19 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
+/// Writes problems to stderr.
+#[allow(clippy::print_stderr, reason = "what went wrong belongs on stderr")]
+fn complain(problems: &crate::yaml::Problems) {
+    eprint!("{problems}");
+}
+
+/// Says why a command failed.
+#[allow(clippy::print_stderr, reason = "what went wrong belongs on stderr")]
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}
+
 fn print_schema(arguments: &SchemaArguments) -> ExitCode {
     match arguments.reference {
         true => print(&crate::config::reference()),

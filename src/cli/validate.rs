@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{ConfigArguments, print};
-use crate::runtime::{self, Checked};
+use crate::runtime::{self, Checked, Files};
 use crate::yaml::Problems;
 
 /// What to check; without a configuration the embedded default.
@@ -21,7 +21,8 @@ pub(super) struct Arguments {
 /// Prints every problem to stderr, or a line per file to stdout.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let config = &arguments.config;
-    let checked = match runtime::check(&config.config, &config.set, config.policies.as_deref()) {
+    let files = Files { config: &config.config, set: &config.set, policies: config.policies.as_deref() };
+    let checked = match runtime::check(files) {
         Ok(checked) => checked,
         Err(problems) => return fail(&problems),
     };
@@ -41,10 +42,14 @@ fn fail(problems: &Problems) -> ExitCode {
 }
 
 fn summary(checked: &Checked) -> String {
-    let plan = &checked.plan;
-    let tests = match plan.tests().len() {
+    let plan = checked.plan();
+    let tests = match plan.tests.len() {
         1 => "1 test passed".to_owned(),
         count => format!("{count} tests passed"),
     };
-    format!("configuration ok: {}\npolicies ok: revision {}, {tests}\n", checked.config_name, plan.revision())
+    format!(
+        "configuration ok: {}\npolicies ok: revision {}, {tests}\n",
+        checked.config_name,
+        plan.revision_name()
+    )
 }

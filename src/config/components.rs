@@ -112,6 +112,14 @@ pub(super) const EXTENSIONS: Section<Extension> = Section {
     ],
 };
 
+/// The types of every section by their present names, for people.
+pub fn component_types() -> Vec<(&'static str, Vec<&'static str>)> {
+    fn names<T>(section: &Section<T>) -> (&'static str, Vec<&'static str>) {
+        (section.name, section.kinds.iter().map(|kind| kind.names[0]).collect())
+    }
+    vec![names(&RECEIVERS), names(&PROCESSORS), names(&EXPORTERS), names(&EXTENSIONS)]
+}
+
 /// A component's keys, and what a schema cannot say about them.
 trait Body: DeserializeOwned + JsonSchema {
     /// Problems: path below the component, text, whether the program cannot start with it.

@@ -100,6 +100,10 @@ define! {
         "Items that came to the processor.";
     PROCESSOR_OUTGOING: Counter "otelcol_processor_outgoing_items" "{items}" ["processor", "otel_signal"]
         "Items the processor passed on.";
+    SAMPLER_TRACES: Counter "otelcol_processor_probabilistic_sampler_count_traces_sampled" "{traces}" ["processor", "policy", "sampled"]
+        "Spans a probabilistic_sampler decided about, by what the decision rests on.";
+    SAMPLER_LOGS: Counter "otelcol_processor_probabilistic_sampler_count_logs_sampled" "{logs}" ["processor", "policy", "sampled"]
+        "Log records a probabilistic_sampler decided about, by what the decision rests on.";
     EXPORTER_QUEUE_SIZE: Gauge "otelcol_exporter_queue_size" "1" ["exporter", "data_type"]
         "What waits in the queue, in units of its sizer; data_type is all, because signals share the queue.";
     EXPORTER_QUEUE_CAPACITY: Gauge "otelcol_exporter_queue_capacity" "1" ["exporter", "data_type"]

@@ -29,15 +29,19 @@ use tokio::time::Instant;
 
 pub use catalog::{Definition, Kind, metrics_reference, metrics_table};
 pub use families::{Families, Family, Point, Value};
+pub use logging::LogFormat;
 pub use own_resource::OwnResource;
 pub use policies::PoliciesMetrics;
 pub use sampling::{Decision, RandomnessMetrics, RuleMetrics, SamplingMetrics};
+pub use traces::Traces;
 pub use usage::Usage;
 
 use crate::otlp::PerSignal;
 use crate::outcome::Ledger;
 use crate::tasks::Scope;
-use metrics::{Counter, ExporterMetrics, Gauge, MemoryLimiterMetrics, ProcessorMetrics, ReceiverMetrics};
+use metrics::{
+    Counter, ExporterMetrics, Gauge, MemoryLimiterMetrics, ProcessorMetrics, ReceiverMetrics, SamplerMetrics,
+};
 
 /// The most tenants that metrics tell apart; the rest is `_overflow`.
 pub const MAX_TENANTS: usize = 1_000;
@@ -56,6 +60,7 @@ struct Inner {
     exporters: ById<String, ExporterMetrics>,
     processors: ById<String, ProcessorMetrics>,
     memory_limiters: ById<String, MemoryLimiterMetrics>,
+    samplers: ById<String, SamplerMetrics>,
     sampling: Arc<SamplingMetrics>,
     policies: Arc<PoliciesMetrics>,
     requests_normalised: PerSignal<Counter>,
@@ -80,6 +85,7 @@ impl Telemetry {
             exporters: ById::default(),
             processors: ById::default(),
             memory_limiters: ById::default(),
+            samplers: ById::default(),
             sampling: Arc::default(),
             policies: Arc::default(),
             requests_normalised: PerSignal::default(),
@@ -116,6 +122,11 @@ impl Telemetry {
     /// The counters of a memory limiter, beside those every processor has.
     pub fn memory_limiter(&self, id: &str) -> MemoryLimiterMetrics {
         self.0.memory_limiters.get(id.to_owned())
+    }
+
+    /// The counters of one `probabilistic_sampler`.
+    pub fn sampler(&self, id: &str) -> SamplerMetrics {
+        self.0.samplers.get(id.to_owned())
     }
 
     /// The books of all tenants.

@@ -64,6 +64,16 @@ fn processors(inner: &Inner, families: &mut Families) {
             families.add(&catalog::PROCESSOR_OUTGOING, &labels, metrics.outgoing[signal].get());
         }
     }
+    for (id, metrics) in inner.samplers.all() {
+        for ((signal, policy, sampled), counter) in metrics.all() {
+            let definition = match signal {
+                Signal::Traces => &catalog::SAMPLER_TRACES,
+                _ => &catalog::SAMPLER_LOGS,
+            };
+            let sampled = if sampled { "true" } else { "false" };
+            families.add(definition, &[&id, &policy, sampled], counter.get());
+        }
+    }
     for (id, metrics) in inner.memory_limiters.all() {
         families.add_per_signal(&catalog::MEMORY_LIMITER_ACCEPTED, &[&id], &metrics.accepted);
         families.add_per_signal(&catalog::MEMORY_LIMITER_REFUSED, &[&id], &metrics.refused);

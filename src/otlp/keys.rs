@@ -88,6 +88,12 @@ pub(super) mod attribute {
 }
 
 /// `AnyValue`.
+/// `ArrayValue`.
+pub(super) mod array {
+    use super::*;
+    pub(crate) const VALUES: u32 = key(1, BYTES);
+}
+
 pub(super) mod value {
     use super::*;
     pub(crate) const STRING: u32 = key(1, BYTES);

@@ -135,6 +135,21 @@ impl<'a> Value<'a> {
         if let Value::Str(text) = self { Some(text) } else { None }
     }
 
+    /// The elements of an array; nothing else has any.
+    pub fn elements(self) -> impl Iterator<Item = Value<'a>> {
+        let list = if let Value::Array(list) = self { list } else { &[] };
+        let mut reader = Reader::new(list);
+        std::iter::from_fn(move || {
+            while let Ok(Some(field)) = reader.key() {
+                if field == keys::array::VALUES {
+                    return reader.bytes().ok().map(Value::read);
+                }
+                reader.skip(field, super::Limits::MAX_DEPTH).ok()?;
+            }
+            None
+        })
+    }
+
     /// The same, owned.
     pub fn to_owned(self) -> AttributeValue {
         match self {

@@ -71,14 +71,19 @@ impl Deliveries {
         Ok(reserved)
     }
 
-    fn commit(&mut self, reserved: Vec<Reservation>) -> Option<tokio::sync::oneshot::Receiver<crate::batch::Result>> {
+    fn commit(
+        &mut self,
+        reserved: Vec<Reservation>,
+    ) -> Option<tokio::sync::oneshot::Receiver<crate::batch::Result>> {
         let awaited = self.list.iter().any(|delivery| delivery.exporter.awaits_results());
         let (receipt, result) = if awaited { Some(Receipt::new()).unzip() } else { (None, None) };
         for (Delivery { exporter, batches }, room) in self.list.drain(..).zip(reserved) {
             let receipt = receipt.as_ref().filter(|_| exporter.awaits_results());
             let batches = match receipt {
                 None => batches,
-                Some(receipt) => batches.into_iter().map(|batch| batch.with_receipt(receipt.clone())).collect(),
+                Some(receipt) => {
+                    batches.into_iter().map(|batch| batch.with_receipt(receipt.clone())).collect()
+                }
             };
             room.commit(batches);
         }
@@ -129,7 +134,9 @@ pub(super) fn reason(refusal: &Refusal) -> RefusedReason {
         Refusal::NeverFits { .. } => RefusedReason::TooLarge,
         Refusal::MemoryPressure { .. } => RefusedReason::Memory,
         Refusal::ShuttingDown { .. } => RefusedReason::Shutdown,
-        Refusal::Anonymous | Refusal::DuplicateTenantHeader { .. } | Refusal::BadTenant(_) => RefusedReason::Tenant,
+        Refusal::Anonymous | Refusal::DuplicateTenantHeader { .. } | Refusal::BadTenant(_) => {
+            RefusedReason::Tenant
+        }
         Refusal::DeadlineExceeded => RefusedReason::Deadline,
         Refusal::Destination(_) => RefusedReason::Destination,
         Refusal::Malformed(_) | Refusal::NoPipeline(_) => RefusedReason::TooLarge,

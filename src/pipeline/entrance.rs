@@ -97,7 +97,8 @@ impl Entrance {
     fn process(&self, request: &Request) -> Result<(u64, Deliveries), Refused> {
         let directory = self.0.directory.load_full();
         SCRATCH.with_borrow_mut(|Scratch { index, edits }| {
-            let body = index.read(request.signal, &request.body, &self.0.limits).map_err(Refusal::Malformed)?;
+            let body =
+                index.read(request.signal, &request.body, &self.0.limits).map_err(Refusal::Malformed)?;
             let items = index.items();
             self.0.normalized[request.signal].add(index.normalized());
             let mut deliveries = Deliveries::default();

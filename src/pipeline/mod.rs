@@ -16,7 +16,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::config::processor::{Batch, Processor as ProcessorConfig};
-use crate::config::{ComponentId, Config, PipelineId, exporter, receiver};
+use crate::config::{ComponentId, Config, PipelineId, Receiver, exporter, receiver};
 use crate::exporter::{Exporter, PrepareError};
 use crate::internal_telemetry::Telemetry;
 use crate::otlp::{Limits, PerSignal};
@@ -83,7 +83,7 @@ impl Graph {
             pipelines.push((id, Arc::new(builder.pipeline(id)?)));
         }
         let mut receivers = Vec::new();
-        for (id, config_of) in &config.receivers {
+        for (id, Receiver::Otlp(config_of)) in &config.receivers {
             let own = |signal| {
                 let takes = |pipeline: &PipelineId| {
                     pipeline.signal == signal && config.service.pipelines[pipeline].receivers.contains(id)
@@ -99,7 +99,7 @@ impl Graph {
                 limits: limits(config_of),
             });
             if entrance.leads_anywhere() {
-                receivers.push((id.clone(), config_of.clone(), entrance));
+                receivers.push((id.clone(), (**config_of).clone(), entrance));
             }
         }
         let exporters = builder.exporters.into_values().collect();
@@ -136,7 +136,8 @@ impl Builder<'_> {
                 processors.push(Processor::new(kind, self.telemetry.processor(id.as_str())));
             }
         }
-        let exporters = pipeline.exporters.iter().map(|id| self.exporter(id, batch)).collect::<Result<_, _>>()?;
+        let exporters =
+            pipeline.exporters.iter().map(|id| self.exporter(id, batch)).collect::<Result<_, _>>()?;
         Ok(Pipeline { processors, exporters })
     }
 

@@ -35,6 +35,7 @@ pub struct Plan {
     /// The embedded tests.
     pub tests: Vec<TestCase>,
     pub(super) blocks: Blocks,
+    pub(super) default_label: Arc<str>,
 }
 
 impl Plan {
@@ -53,6 +54,21 @@ impl Plan {
     /// The tenants listed by their exact id.
     pub fn configured_tenants(&self) -> impl Iterator<Item = &str> {
         self.blocks.exact.keys().map(String::as_str)
+    }
+
+    /// The revision for labels, stamps and people: as its author wrote it, else the digest's first twelve digits.
+    pub fn revision_name(&self) -> &str {
+        self.revision.as_deref().unwrap_or_else(|| self.sha256.get(..12).unwrap_or_default())
+    }
+
+    /// Whether a label names one of these rules.
+    pub fn has_rule(&self, name: &str) -> bool {
+        name == DEFAULT_RULE || self.rules.iter().any(|rule| &*rule.name == name)
+    }
+
+    /// [`Plan::rule_name`], shared.
+    pub fn rule_label(&self, rule: Option<usize>) -> &Arc<str> {
+        rule.and_then(|index| self.rules.get(index)).map_or(&self.default_label, |rule| &rule.name)
     }
 
     /// The name of a rule for labels and stamps; `_default` where no rule decided.

@@ -163,7 +163,8 @@ impl Source {
             Source::Value(value) => Some(value.clone()),
             Source::Attribute(key) => owner.get(draft, key).map(Value::to_owned),
             Source::Metadata(name) => {
-                let values: Vec<&str> = headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).collect();
+                let values: Vec<&str> =
+                    headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).collect();
                 (!values.is_empty()).then(|| AttributeValue::Str(values.join(";")))
             }
             Source::ClientAddress => peer.map(|peer| AttributeValue::Str(peer.ip().to_string())),

@@ -134,7 +134,9 @@ impl Filter {
             Signal::Traces => !asks_logs && !asks_metrics && (!asks_spans || self.matches_span(draft, item)),
             Signal::Logs => !asks_spans && !asks_metrics && (!asks_logs || self.matches_log(draft, item)),
             Signal::Metrics => {
-                !asks_spans && !asks_logs && (!asks_metrics || any(&self.metric_names, draft.metric_name(item)))
+                !asks_spans
+                    && !asks_logs
+                    && (!asks_metrics || any(&self.metric_names, draft.metric_name(item)))
             }
         }
     }

@@ -9,6 +9,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::processor::MemoryLimiter as Config;
+use crate::internal_telemetry::metrics::MemoryLimiterMetrics;
+use crate::otlp::Signal;
 
 /// What a refused client is told to wait at least.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -19,20 +21,24 @@ pub struct MemoryLimiter {
     soft_bytes: u64,
     interval: Duration,
     refusing: AtomicBool,
+    metrics: MemoryLimiterMetrics,
 }
 
 impl MemoryLimiter {
     /// Works out the soft limit: the limit less the spike, of MiB or of what the cgroup or machine has.
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, metrics: MemoryLimiterMetrics) -> Self {
         let limit = limits::bytes(config.limit_mib, config.limit_percentage).unwrap_or(u64::MAX);
         let spike = limits::bytes(config.spike_limit_mib, config.spike_limit_percentage);
         let soft_bytes = limit.saturating_sub(spike.unwrap_or(limit / 5));
-        Self { soft_bytes, interval: config.check_interval, refusing: AtomicBool::new(false) }
+        Self { soft_bytes, interval: config.check_interval, refusing: AtomicBool::new(false), metrics }
     }
 
-    /// The time to come back after, if data is refused now.
-    pub fn refuses(&self) -> Option<Duration> {
-        self.refusing.load(Ordering::Relaxed).then_some(RETRY_AFTER.max(self.interval))
+    /// Counts items that come by; the time to come back after, if they are refused.
+    pub(super) fn refuses(&self, signal: Signal, items: u64) -> Option<Duration> {
+        let refuses = self.refusing.load(Ordering::Relaxed);
+        let counters = if refuses { &self.metrics.refused } else { &self.metrics.accepted };
+        counters[signal].add(items);
+        refuses.then_some(RETRY_AFTER.max(self.interval))
     }
 
     /// Measures every `check_interval` until told to stop.
@@ -84,7 +90,8 @@ mod limits {
         let read = |path: &&str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
         let machine = machine_bytes();
         // Version 1 says "no limit" by a number larger than any machine.
-        let limit = cgroup.iter().find_map(read).filter(|limit| machine.is_none_or(|machine| *limit < machine));
+        let limit =
+            cgroup.iter().find_map(read).filter(|limit| machine.is_none_or(|machine| *limit < machine));
         limit.or(machine)
     }
 
@@ -102,10 +109,10 @@ mod tests {
     #[test]
     fn refuses_above_the_soft_limit_and_resumes_below() {
         let config = Config { limit_mib: 100, spike_limit_mib: 25, ..Config::default() };
-        let limiter = MemoryLimiter::new(&config);
+        let limiter = MemoryLimiter::new(&config, MemoryLimiterMetrics::default());
         let mut check = |used_mib: u64, refuses: bool| {
             limiter.note(used_mib << 20);
-            assert_eq!(limiter.refuses().is_some(), refuses, "{used_mib} MiB");
+            assert_eq!(limiter.refuses(Signal::Logs, 1).is_some(), refuses, "{used_mib} MiB");
         };
         check(10, false);
         check(75, false);
@@ -116,7 +123,10 @@ mod tests {
 
     #[test]
     fn without_a_spike_a_fifth_of_the_limit_is_kept_free() {
-        let limiter = MemoryLimiter::new(&Config { limit_mib: 100, ..Config::default() });
+        let limiter = MemoryLimiter::new(
+            &Config { limit_mib: 100, ..Config::default() },
+            MemoryLimiterMetrics::default(),
+        );
         assert_eq!(limiter.soft_bytes, 80 << 20);
     }
 

@@ -84,12 +84,14 @@ impl Processor {
         let signal = work.draft.signal();
         self.metrics.incoming[signal].add(work.draft.items_left());
         match &self.kind {
-            Kind::Tenant => crate::tenant::attribute(work.directory, work.headers, &mut work.draft, &mut work.owners)?,
+            Kind::Tenant => {
+                crate::tenant::attribute(work.directory, work.headers, &mut work.draft, &mut work.owners)?
+            }
             Kind::Sampling(sampling) => sampling.run(work),
             Kind::Probabilistic(sampler) => sampler.run(work),
             Kind::Attributes(attributes) => attributes.run(work),
             Kind::MemoryLimiter(limiter) => {
-                if let Some(retry_after) = limiter.refuses() {
+                if let Some(retry_after) = limiter.refuses(signal, work.draft.items_left()) {
                     return Err(Stop::Memory { retry_after });
                 }
             }

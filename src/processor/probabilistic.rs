@@ -8,8 +8,8 @@ use super::Work;
 use super::sampling::scalar;
 use crate::config::processor::{AttributeSource, ProbabilisticSampler, SamplerMode};
 use crate::internal_telemetry::metrics::SamplerMetrics;
-use crate::otlp::{AttributeValue, Draft, ItemId, Signal, Value};
-use crate::sampling::probabilistic::{BadSettings, LogFacts, Mode, Sampler, Settings};
+use crate::otlp::{Draft, ItemId, Signal, Value};
+use crate::sampling::probabilistic::{BadSettings, Decider, LogFacts, Mode, Sampler, Settings};
 use crate::sampling::rules::{RANDOMNESS_ATTRIBUTE, THRESHOLD_ATTRIBUTE};
 
 /// The attribute of spans that overrides the decision.
@@ -55,34 +55,44 @@ impl Probabilistic {
 
     /// Notes which items are left out and what the kept ones say of it.
     pub(super) fn run(&self, work: &mut Work<'_>) {
-        let mut text = String::new();
+        let (mut text, mut counts) = (String::new(), Counts::default());
+        let signal = work.draft.signal();
         for part in work.draft.parts() {
             let before = work.draft.part_items_left(part);
-            match work.draft.signal() {
-                Signal::Traces => work.draft.for_each_item(part, |draft, item| self.span(draft, item, &mut text)),
-                Signal::Logs => work.draft.for_each_item(part, |draft, item| self.log(draft, item)),
-                Signal::Metrics => {}
-            }
+            work.draft.for_each_item(part, |draft, item| {
+                let decided = match signal {
+                    Signal::Traces => self.span(draft, item, &mut text),
+                    Signal::Logs => self.log(draft, item),
+                    Signal::Metrics => None,
+                };
+                if let Some((decider, keep)) = decided {
+                    counts.add(decider, keep);
+                    if !keep {
+                        draft.leave_out(item);
+                    }
+                }
+            });
             let left_out = before - work.draft.part_items_left(part);
             work.owners.count_sampled_out(work.draft.group(part), left_out);
         }
-    }
-
-    fn span(&self, draft: &mut Draft<'_>, item: ItemId, text: &mut String) {
-        let Some(span) = draft.span(item) else { return };
-        let priority = draft.item_attribute(item, SPAN_PRIORITY).map(scalar);
-        text.clear();
-        let decision = self.sampler.span(span.trace_id(), span.trace_state(), priority, text);
-        self.metrics.count(Signal::Traces, decision.decider.as_str(&self.from_attribute), decision.keep);
-        if !decision.keep {
-            draft.leave_out(item);
-        } else if decision.rewritten {
-            draft.set_trace_state(item, text);
+        for (decider, keep, items) in counts.0 {
+            self.metrics.count(signal, decider.as_str(&self.from_attribute), (keep, items));
         }
     }
 
-    fn log(&self, draft: &mut Draft<'_>, item: ItemId) {
-        let Some(log) = draft.log(item) else { return };
+    fn span(&self, draft: &mut Draft<'_>, item: ItemId, text: &mut String) -> Option<(Decider, bool)> {
+        let span = draft.span(item)?;
+        let priority = draft.item_attribute(item, SPAN_PRIORITY).map(scalar);
+        text.clear();
+        let decision = self.sampler.span(span.trace_id(), span.trace_state(), priority, text);
+        if decision.rewritten {
+            draft.set_trace_state(item, text);
+        }
+        Some((decision.decider, decision.keep))
+    }
+
+    fn log(&self, draft: &mut Draft<'_>, item: ItemId) -> Option<(Decider, bool)> {
+        let log = draft.log(item)?;
         let get = |key: &str| draft.item_attribute(item, key);
         let from_attribute = (!self.from_attribute.is_empty()).then(|| get(&self.from_attribute)).flatten();
         let from_attribute = from_attribute.map(bytes);
@@ -94,16 +104,25 @@ impl Probabilistic {
             threshold: get(THRESHOLD_ATTRIBUTE).and_then(Value::as_str),
             priority: (!self.priority.is_empty()).then(|| get(&self.priority)).flatten().map(scalar),
         });
-        self.metrics.count(Signal::Logs, decision.decider.as_str(&self.from_attribute), decision.keep);
-        if !decision.keep {
-            return draft.leave_out(item);
-        }
-        let text = |shown: &dyn ToString| AttributeValue::Str(shown.to_string());
         if let Some(randomness) = decision.randomness {
-            draft.set_item_attribute(item, RANDOMNESS_ATTRIBUTE, &text(&randomness));
+            draft.set_item_attribute(item, RANDOMNESS_ATTRIBUTE, randomness.text().as_str());
         }
         if let Some(threshold) = decision.threshold {
-            draft.set_item_attribute(item, THRESHOLD_ATTRIBUTE, &text(&threshold));
+            draft.set_item_attribute(item, THRESHOLD_ATTRIBUTE, threshold.text().as_str());
+        }
+        Some((decision.decider, decision.keep))
+    }
+}
+
+/// The decisions about one request; there are few kinds.
+#[derive(Default)]
+struct Counts(Vec<(Decider, bool, u64)>);
+
+impl Counts {
+    fn add(&mut self, decider: Decider, keep: bool) {
+        match self.0.iter_mut().find(|(known, kept, _)| (*known, *kept) == (decider, keep)) {
+            Some((_, _, items)) => *items += 1,
+            None => self.0.push((decider, keep, 1)),
         }
     }
 }

@@ -156,18 +156,22 @@ fn keep(
     match draft.signal() {
         Signal::Traces => {
             let Some(span) = draft.span(item) else { return };
-            if decision.write != Write::Nothing && decision.write.trace_state(span.trace_state(), text).is_some() {
+            if decision.write != Write::Nothing
+                && decision.write.trace_state(span.trace_state(), text).is_some()
+            {
                 draft.set_trace_state(item, text);
             }
         }
         Signal::Logs => {
             match decision.write {
                 Write::Nothing => {}
-                Write::Threshold(th) => draft.set_item_attribute(item, THRESHOLD_ATTRIBUTE, th.to_string().as_str()),
+                Write::Threshold(th) => {
+                    draft.set_item_attribute(item, THRESHOLD_ATTRIBUTE, th.text().as_str())
+                }
                 Write::Erase => draft.delete_item_attribute(item, THRESHOLD_ATTRIBUTE),
             }
             if let Some(randomness) = decision.randomness {
-                draft.set_item_attribute(item, RANDOMNESS_ATTRIBUTE, randomness.to_string().as_str());
+                draft.set_item_attribute(item, RANDOMNESS_ATTRIBUTE, randomness.text().as_str());
             }
         }
         Signal::Metrics => {}
@@ -188,7 +192,7 @@ struct Stamps<'a> {
 
 impl<'a> Stamps<'a> {
     fn of(plan: &'a Plan) -> Self {
-        let revision = plan.enrichment.stamp_revision.then(|| plan.revision());
+        let revision = plan.enrichment.stamp_revision.then(|| plan.revision_name());
         Self { rule: plan.enrichment.stamp_rule, revision }
     }
 
@@ -247,7 +251,7 @@ impl Counts {
         let counts = self.of(decision.rule);
         counts.decisions[label as usize] += 1;
         if decision.keep {
-            counts.adjusted += decision.threshold.map_or(1.0, |threshold| 1.0 / threshold.probability());
+            counts.adjusted += decision.threshold.map_or(1.0, |threshold| threshold.adjusted_count());
         }
         for shadow in evaluator.shadows() {
             let label = if shadow.keep { Label::ShadowKept } else { Label::ShadowOut };

@@ -17,6 +17,7 @@ mod grpc;
 mod listen;
 mod reply;
 mod service;
+mod sockets;
 mod stall;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ use listen::{Caps, Dealing, Listener};
 use service::{Intake, Service};
 
 pub use listen::Address;
+pub use sockets::Sockets;
 
 use crate::config::receiver::{BadEndpoint, Endpoint, Limits, Otlp};
 use crate::internal_telemetry::metrics::ReceiverMetrics;
@@ -150,15 +152,15 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Reads certificates and binds the sockets, on the runtime that will accept.
+    /// Reads certificates and binds the sockets, or shares those held, on the runtime that will accept.
     ///
     /// # Errors
     /// [`BindError`]; sockets already bound are closed.
-    pub async fn bind(config: &Otlp) -> Result<Bound, BindError> {
+    pub async fn bind(config: &Otlp, sockets: &mut Sockets) -> Result<Bound, BindError> {
         let mut doors = Vec::new();
         if let Some(grpc) = &config.protocols.grpc {
             let tls = grpc.tls.as_ref().map(|tls| ServerTls::load(tls, &[b"h2"]));
-            let (listener, address, tls) = open(&grpc.endpoint, grpc.transport, tls).await?;
+            let (listener, address, tls) = open((&grpc.endpoint, grpc.transport), tls, sockets).await?;
             doors.push(Door {
                 listener,
                 address,
@@ -171,7 +173,7 @@ impl Receiver {
         }
         if let Some(http) = &config.protocols.http {
             let tls = http.tls.as_ref().map(|tls| ServerTls::load(tls, &[b"h2", b"http/1.1"]));
-            let (listener, address, tls) = open(&http.endpoint, http.transport, tls).await?;
+            let (listener, address, tls) = open((&http.endpoint, http.transport), tls, sockets).await?;
             doors.push(Door {
                 listener,
                 address,
@@ -255,16 +257,16 @@ impl Bound {
 }
 
 async fn open(
-    endpoint: &str,
-    network: crate::config::receiver::Network,
+    (endpoint, network): (&str, crate::config::receiver::Network),
     tls: Option<Result<ServerTls, TlsError>>,
+    sockets: &mut Sockets,
 ) -> Result<(Listener, Address, Option<ServerTls>), BindError> {
     let named = || endpoint.to_owned();
     let tls = tls.transpose().map_err(|source| BindError::Tls { endpoint: named(), source })?;
     let place = Endpoint::parse(endpoint, network)
         .map_err(|source| BindError::Endpoint { endpoint: named(), source })?;
     let refused = |source| BindError::Listen { endpoint: named(), source };
-    let listener = Listener::bind(&place).await.map_err(refused)?;
+    let listener = sockets.listen(&place).await.map_err(refused)?;
     let address = listener.address().map_err(refused)?;
     Ok((listener, address, tls))
 }

@@ -47,7 +47,8 @@ impl Generation {
             let stop = scope.token().clone();
             scope.spawn("memory_limiter", async move { limiter.watch(stop).await });
         }
-        let receivers = bound.into_iter().map(|(id, bound, entrance)| (id, serve(bound, entrance, &scope, workers)));
+        let receivers =
+            bound.into_iter().map(|(id, bound, entrance)| (id, serve(bound, entrance, &scope, workers)));
         Ok(Self { receivers: receivers.collect(), exporters: graph.exporters, scope })
     }
 

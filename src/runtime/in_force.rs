@@ -126,7 +126,8 @@ impl Policies {
         let (policies, stop) = (self.clone(), current.scope.token().clone());
         let mut statuses = current.file.subscribe();
         let mut before = statuses.borrow_and_update().clone();
-        current.scope.spawn("policies", async move {
+        let scope = current.scope.clone();
+        scope.spawn("policies", async move {
             while let Some(Ok(())) = stop.run_until_cancelled(statuses.changed()).await {
                 let status = statuses.borrow_and_update().clone();
                 if status.revisions != before.revisions {

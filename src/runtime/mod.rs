@@ -119,7 +119,8 @@ impl Collector {
     /// # Errors
     /// The configuration is bad, an address is taken, a certificate cannot be read.
     pub async fn start(options: &Options) -> anyhow::Result<Self> {
-        let checked = prepare::check_to_run(options.files()).map_err(|problems| anyhow::anyhow!("{problems}"))?;
+        let checked =
+            prepare::check_to_run(options.files()).map_err(|problems| anyhow::anyhow!("{problems}"))?;
         Self::start_checked(options.clone(), checked).await
     }
 
@@ -127,22 +128,26 @@ impl Collector {
         let config = &checked.config;
         let own = &config.service.telemetry;
         let telemetry = Telemetry::new(OwnResource::new(&own.resource)?);
-        let traces = Traces::start(&own.traces, telemetry.resource())?;
+        let scope = Scope::root("tollgate");
+        let traces = Traces::start(&scope, &own.traces, telemetry.resource())?;
         let log = logging::init(&own.logs, options.log_format, traces.as_ref())?;
         telemetry.watch_log(log.suppressed());
         for line in checked.warnings.lines() {
             tracing::warn!(name: "config.warning", "{line}");
         }
         let count = options.workers.map_or_else(available_workers, |count| count.max(1));
-        let (scope, workers) = (Scope::root("tollgate"), Workers::start(count).context("no worker threads")?);
+        let workers = Workers::start(count).context("no worker threads")?;
         telemetry.workers().set(count as i64);
         telemetry.watch_tasks(&scope);
         let readiness = Readiness::new(telemetry.ready().clone());
         let policies = Policies::start(&checked, &telemetry, &scope);
-        let sources =
-            Sources { telemetry: telemetry.clone(), readiness: readiness.clone(), policies: policies.clone() };
+        let sources = Sources {
+            telemetry: telemetry.clone(),
+            readiness: readiness.clone(),
+            policies: policies.clone(),
+        };
         let surfaces = Surfaces::start(config, sources, &scope).await?;
-        for periodic in own.metrics.readers.iter().filter_map(|reader| reader.periodic.as_ref()) {
+        for periodic in own.metrics.active_readers().iter().filter_map(|reader| reader.periodic.as_ref()) {
             push::start(&scope, &telemetry, periodic)?;
         }
         let graph = checked.graph(&telemetry, policies.directory()).map_err(|p| anyhow::anyhow!("{p}"))?;
@@ -195,11 +200,20 @@ impl Collector {
             .map_err(|problems| anyhow::anyhow!("{}", problems.lines().join("\n")))?;
         let graph =
             checked.graph(&self.telemetry, self.policies.directory()).map_err(|p| anyhow::anyhow!("{p}"))?;
-        let next = Generation::start(graph, &self.scope, &self.workers, &mut self.sockets).await?;
+        self.sockets.begin();
+        let next = match Generation::start(graph, &self.scope, &self.workers, &mut self.sockets).await {
+            Ok(next) => next,
+            Err(error) => {
+                self.sockets.roll_back();
+                return Err(error);
+            }
+        };
         if let Err(error) = self.surfaces.replace(&checked.config, &self.scope).await {
-            next.drain(Instant::now()).await;
+            self.sockets.roll_back();
+            next.retire(&self.scope, self.options.shutdown_grace);
             return Err(error);
         }
+        self.sockets.commit();
         self.policies.switch(&checked, &self.scope).await;
         let old = std::mem::replace(&mut self.generation, next);
         self.retired.push(old.retire(&self.scope, self.options.shutdown_grace));

@@ -15,7 +15,7 @@ use crate::policies::watch::{Place, Prepare};
 use crate::policies::{self, InForce, Plan};
 use crate::sampling;
 use crate::tenant::Directory;
-use crate::yaml::{Problems, Source};
+use crate::yaml::{Location, Problems, Source};
 
 /// The configuration of `run` without a file.
 const DEFAULT_CONFIG: &str = include_str!("../../config/default.yaml");
@@ -161,6 +161,11 @@ impl Checked {
         telemetry: &Telemetry,
         directory: &Arc<ArcSwap<Directory>>,
     ) -> Result<Graph, Problems> {
-        Graph::prepare(&self.config, telemetry, directory).map_err(|error| self.config.problem(&error.to_string()))
+        Graph::prepare(&self.config, telemetry, directory).map_err(|error| {
+            let mut problems = Problems::new();
+            let place = Location::start_of(Arc::new(Source::new(self.config_name.clone(), "")));
+            problems.error(&place, "", error.to_string(), None);
+            problems
+        })
     }
 }

@@ -40,8 +40,10 @@ enum Wanted {
 
 impl Wanted {
     fn all(config: &Config) -> Vec<Self> {
-        let readers = config.service.telemetry.metrics.prometheus_readers();
-        let mut wanted: Vec<Self> = readers.into_iter().map(Wanted::Metrics).collect();
+        let readers = config.service.telemetry.metrics.active_readers().iter();
+        let pulled = readers.filter_map(|reader| reader.pull.as_ref());
+        let mut wanted: Vec<Self> =
+            pulled.map(|pull| Wanted::Metrics(pull.exporter.prometheus.clone())).collect();
         wanted.extend(config.health_check().cloned().map(Wanted::Health));
         wanted.extend(config.admin().cloned().map(Wanted::Admin));
         wanted
@@ -57,7 +59,9 @@ impl Wanted {
 
     fn endpoint(&self) -> String {
         match self {
-            Wanted::Metrics(reader) if reader.host.contains(':') => format!("[{}]:{}", reader.host, reader.port),
+            Wanted::Metrics(reader) if reader.host.contains(':') => {
+                format!("[{}]:{}", reader.host, reader.port)
+            }
             Wanted::Metrics(reader) => format!("{}:{}", reader.host, reader.port),
             Wanted::Health(health) => health.endpoint.clone(),
             Wanted::Admin(admin) => admin.endpoint.clone(),
@@ -105,7 +109,8 @@ impl Surfaces {
     pub(super) async fn replace(&mut self, config: &Config, scope: &Scope) -> anyhow::Result<()> {
         let wanted = Wanted::all(config);
         let mut opened = Vec::new();
-        for new in wanted.iter().filter(|wanted| !self.list.iter().any(|surface| surface.wanted == **wanted)) {
+        for new in wanted.iter().filter(|wanted| !self.list.iter().any(|surface| surface.wanted == **wanted))
+        {
             opened.push(new.clone().start(&self.sources, scope).await?);
         }
         let (kept, closed) = self.list.drain(..).partition(|surface| wanted.contains(&surface.wanted));

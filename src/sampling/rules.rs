@@ -262,7 +262,8 @@ fn passes(test: &ResourceTest, resource: &ResourceFacts<'_>) -> bool {
 }
 
 fn item_passes(test: &ItemTest, item: &ItemFacts<'_>) -> bool {
-    let among = |bits: u8, value: Option<i32>| value.is_some_and(|v| (0..8).contains(&v) && bits >> v & 1 == 1);
+    let among =
+        |bits: u8, value: Option<i32>| value.is_some_and(|v| (0..8).contains(&v) && bits >> v & 1 == 1);
     match test {
         ItemTest::Name(matcher) => matcher.matches(item.name.map(Scalar::Str)),
         ItemTest::Kind(bits) => among(*bits, item.kind),
@@ -315,7 +316,12 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// Walks from a candidate on. Shadowed rules are noted only on the road that counts.
-    fn from(&self, start: usize, modifiers: Modifiers, mut shadows: Option<&mut Vec<ShadowOutcome>>) -> Found {
+    fn from(
+        &self,
+        start: usize,
+        modifiers: Modifiers,
+        mut shadows: Option<&mut Vec<ShadowOutcome>>,
+    ) -> Found {
         let mut modifiers = modifiers;
         for (position, candidate) in self.candidates.iter().enumerate().skip(start) {
             let rule = &self.plan.rules[candidate.rule];
@@ -409,9 +415,7 @@ impl Marks {
 
     fn of_trace_state(trace_state: &str) -> Self {
         match tracestate::read(trace_state) {
-            Ok(found) => {
-                Self { threshold: found.threshold, randomness: found.randomness, ..Self::default() }
-            }
+            Ok(found) => Self { threshold: found.threshold, randomness: found.randomness, ..Self::default() },
             Err(_) => Self::malformed(),
         }
     }
@@ -428,9 +432,7 @@ impl Marks {
         });
         match (threshold, randomness) {
             (Some(None), _) | (_, Some(None)) => Self::malformed(),
-            _ => {
-                Self { threshold: threshold.flatten(), randomness: randomness.flatten(), ..Self::default() }
-            }
+            _ => Self { threshold: threshold.flatten(), randomness: randomness.flatten(), ..Self::default() },
         }
     }
 
@@ -444,7 +446,8 @@ impl Marks {
     }
 
     fn decide(&self, found: &Found) -> Decision {
-        let combined = if found.dropped { None } else { combine(self.threshold, found.probability, found.upstream) };
+        let combined =
+            if found.dropped { None } else { combine(self.threshold, found.probability, found.upstream) };
         let kept = combined.filter(|threshold| self.passes(*threshold, found.probability));
         let untouchable = self.oddities.malformed;
         let write = match kept {

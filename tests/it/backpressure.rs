@@ -55,7 +55,8 @@ async fn a_full_queue_refuses_and_tells_when_to_retry_and_loses_nothing_it_accep
     assert_eq!(metrics.sum("tollgate_refused_items_total", &[("reason", "queue_full")]), 2.0);
     assert_eq!(metrics.sum("otelcol_exporter_enqueue_failed_spans", &[]), 2.0);
     sink.answer(Answer::Ok);
-    let mut names: Vec<_> = sink.wait_for("traces", accepted).await.into_iter().map(|item| item.name).collect();
+    let mut names: Vec<_> =
+        sink.wait_for("traces", accepted).await.into_iter().map(|item| item.name).collect();
     names.sort_by_key(|name| name.parse::<u32>().unwrap());
     assert_eq!(names, (0..accepted).map(|i| i.to_string()).collect::<Vec<_>>());
     tollgate.settled().await;
@@ -127,7 +128,8 @@ async fn a_silent_destination_does_not_hold_the_client_beyond_its_deadline() {
     sink.answer(Answer::Silence);
     let config = gate_with_queue(&sink, "{ wait_for_result: true }");
     let tollgate = Tollgate::with(&config).start().await;
-    let grpc = Grpc::connect(tollgate.address("otlp/grpc")).await.tenant("acme").header("grpc-timeout", "300m");
+    let grpc =
+        Grpc::connect(tollgate.address("otlp/grpc")).await.tenant("acme").header("grpc-timeout", "300m");
     let asked = std::time::Instant::now();
     let status = grpc.spans(spans(&[], &[Item::named("x")])).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");

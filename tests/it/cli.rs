@@ -34,8 +34,13 @@ fn validate_reports_every_problem_at_once_with_its_place_and_the_way_out() {
     let (code, _, errors) = tollgate(&["validate", "--config", &path]);
     assert_eq!(code, Some(1), "{errors}");
     for expected in [
-        "collector.yaml:4:15", "receivers.otlp.protocols.grpc.endpiont", "did you mean `endpoint`?",
-        "collector.yaml:6:", "gzip", "collector.yaml:9:", "tennant",
+        "collector.yaml:4:15",
+        "receivers.otlp.protocols.grpc.endpiont",
+        "did you mean `endpoint`?",
+        "collector.yaml:6:",
+        "gzip",
+        "collector.yaml:9:",
+        "tennant",
     ] {
         assert!(errors.contains(expected), "{expected:?} is missing:\n{errors}");
     }
@@ -71,7 +76,8 @@ tests:
 
 #[test]
 fn keys_of_later_versions_are_refused_and_never_ignored() {
-    let (_dir, path) = file("policies.yaml", "version: 1\ndefaults: { limits: { spans_per_second: 5 } }\nrules: []\n");
+    let (_dir, path) =
+        file("policies.yaml", "version: 1\ndefaults: { limits: { spans_per_second: 5 } }\nrules: []\n");
     let (code, _, errors) = tollgate(&["validate", "--policies", &path]);
     assert_eq!(code, Some(1));
     assert!(errors.contains("defaults.limits") && errors.contains("not yet available"), "{errors}");
@@ -85,7 +91,9 @@ fn the_schema_is_a_json_schema_and_the_components_are_listed() {
     assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
     let (code, out, _) = tollgate(&["components"]);
     assert_eq!(code, Some(0));
-    for component in ["otlp", "tenant", "sampling", "probabilistic_sampler", "otlp_grpc", "otlp_http", "health_check"] {
+    for component in
+        ["otlp", "tenant", "sampling", "probabilistic_sampler", "otlp_grpc", "otlp_http", "health_check"]
+    {
         assert!(out.contains(&format!("  - {component}\n")), "{component} in {out}");
     }
 }

@@ -8,7 +8,10 @@ use crate::harness::{Grpc, Item, Sink, Tollgate, logs, metrics, spans};
 /// `./test` makes this environment; nothing is skipped without it.
 fn python() -> std::path::PathBuf {
     let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python/bin/python");
-    assert!(python.exists(), "the Python SDK is not installed: run ./test, which installs what the tests need");
+    assert!(
+        python.exists(),
+        "the Python SDK is not installed: run ./test, which installs what the tests need"
+    );
     python
 }
 
@@ -26,7 +29,8 @@ async fn python_sdk_sends(protocol: &str, prefix: &str, address: &str) {
     assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
     for (signal, name) in [("traces", "python-span"), ("metrics", "python_counter"), ("logs", "python-log")] {
         let items = sink.wait_for(signal, 1).await;
-        let item = items.iter().find(|item| item.name == name).unwrap_or_else(|| panic!("{name} in {items:?}"));
+        let item =
+            items.iter().find(|item| item.name == name).unwrap_or_else(|| panic!("{name} in {items:?}"));
         let resource = |key: &str| item.resource[key].as_str();
         assert_eq!(resource("service.name"), "python");
         assert_eq!(resource("tenant.id"), "acme");
@@ -59,7 +63,10 @@ async fn an_agent_sends_through_a_gateway() {
     grpc.logs(logs(&[("model.name", "m")], &items)).await.unwrap();
     for signal in ["traces", "metrics", "logs"] {
         let arrived = sink.wait_for(signal, 500).await;
-        assert!(arrived.iter().all(|item| item.resource["tenant.id"] == "acme"), "the tenant survives the hop");
+        assert!(
+            arrived.iter().all(|item| item.resource["tenant.id"] == "acme"),
+            "the tenant survives the hop"
+        );
         assert_eq!(arrived.len(), 500);
     }
     agent.settled().await;

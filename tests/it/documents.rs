@@ -44,12 +44,17 @@ fn shipped() -> Vec<(PathBuf, Option<PathBuf>)> {
         for file in std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
             let name = file.file_name().unwrap().to_str().unwrap();
             if matches!(name, "collector.yaml" | "tollgate.yaml") {
-                found.push((file.clone(), policies.clone().filter(|_| name != "collector.yaml" || !folder.join("tollgate.yaml").exists())));
+                found.push((
+                    file.clone(),
+                    policies
+                        .clone()
+                        .filter(|_| name != "collector.yaml" || !folder.join("tollgate.yaml").exists()),
+                ));
             }
         }
     }
     found.push((root().join("config/collector.yaml"), Some(root().join("config/policies.yaml"))));
-    found.push((root().join("config/default.yaml"), Some(root().join("config/default-policies.yaml"))));
+    found.push((root().join("config/default.yaml"), Some(root().join("config/policies-default.yaml"))));
     found.push((root().join("config/default.yaml"), Some(root().join("config/demo-policies.yaml"))));
     found
 }
@@ -99,7 +104,9 @@ fn the_architecture_is_short_and_names_tests_that_exist() {
         let test = name.rsplit("::").next().unwrap();
         let known = match test {
             "tests" | "*" | "stop" => continue,
-            test if test.ends_with('…') => all.contains(&format!("fn {}", test.trim_end_matches(['…', '_']))),
+            test if test.ends_with('…') => {
+                all.contains(&format!("fn {}", test.trim_end_matches(['…', '_'])))
+            }
             test => all.contains(&format!("fn {test}()")),
         };
         assert!(known, "ARCHITECTURE.md names {name}");

@@ -84,7 +84,8 @@ async fn two_tenants_are_sampled_at_their_own_rates() {
     assert!((404.0..=636.0).contains(&sent("bronze")), "{}", sent("bronze"));
     let arrived = backend.items("traces");
     assert_eq!(arrived.iter().filter(|item| item.name == "failed").count(), 40);
-    let counted = |item: &&crate::harness::Arrived| item.name == "ok" && item.resource["tenant.id"] == "bronze";
+    let counted =
+        |item: &&crate::harness::Arrived| item.name == "ok" && item.resource["tenant.id"] == "bronze";
     assert!(arrived.iter().filter(counted).all(|item| item.trace_state == "ot=th:c"));
     tollgate.stop().await;
 }

@@ -111,7 +111,8 @@ async fn a_resource_whose_items_name_different_models_is_split() {
     let of = |name: &str, model: &str| Item::named(name).attribute("gen_ai.request.model", model);
     grpc.spans(spans(&[], &[of("a", "m1"), of("b", "m2"), of("c", "m1"), Item::named("d")])).await.unwrap();
     let items = sink.wait_for("traces", 4).await;
-    let model = |name: &str| items.iter().find(|i| i.name == name).unwrap().resource.get("model.name").cloned();
+    let model =
+        |name: &str| items.iter().find(|i| i.name == name).unwrap().resource.get("model.name").cloned();
     assert_eq!(model("a").as_deref(), Some("m1"));
     assert_eq!(model("b").as_deref(), Some("m2"));
     assert_eq!(model("c").as_deref(), Some("m1"));

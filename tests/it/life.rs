@@ -38,7 +38,8 @@ async fn what_cannot_be_delivered_before_the_grace_ends_is_counted_as_dropped() 
 #[tokio::test]
 async fn a_connection_is_told_to_go_away_and_its_calls_finish() {
     let sink = Sink::start().await;
-    let config = gate(&sink).replace("retry_on_failure:", "sending_queue: { wait_for_result: true }, retry_on_failure:");
+    let config = gate(&sink)
+        .replace("retry_on_failure:", "sending_queue: { wait_for_result: true }, retry_on_failure:");
     let tollgate = Tollgate::with(&config).start().await;
     let grpc = Grpc::connect(tollgate.address("otlp/grpc")).await.tenant("acme");
     sink.answer(Answer::Silence);
@@ -73,7 +74,8 @@ async fn sighup_takes_a_new_configuration_without_losing_accepted_data() {
     let grpc = Grpc::connect(&address).await.tenant("acme");
     grpc.spans(spans(&[], &[Item::named("to-old")])).await.unwrap();
 
-    std::fs::write(tollgate.dir.path().join("collector.yaml"), gate(&new).replace("{otlp}", &at(&tollgate))).unwrap();
+    std::fs::write(tollgate.dir.path().join("collector.yaml"), gate(&new).replace("{otlp}", &at(&tollgate)))
+        .unwrap();
     tollgate.signal("HUP");
     eventually("the reload", || async { tollgate.event("config.reloaded") }).await;
     let again = Grpc::connect(&address).await.tenant("acme");
@@ -104,5 +106,7 @@ async fn sighup_with_a_bad_configuration_changes_nothing() {
 /// The receiver section of a running Tollgate, with the ports it got.
 fn at(tollgate: &Tollgate) -> String {
     let (grpc, http) = (tollgate.address("otlp/grpc"), tollgate.address("otlp/http"));
-    format!("\nreceivers: {{ otlp: {{ protocols: {{ grpc: {{ endpoint: '{grpc}' }}, http: {{ endpoint: '{http}' }} }} }} }}\n")
+    format!(
+        "\nreceivers: {{ otlp: {{ protocols: {{ grpc: {{ endpoint: '{grpc}' }}, http: {{ endpoint: '{http}' }} }} }} }}\n"
+    )
 }

@@ -37,7 +37,10 @@ async fn rules_keep_drop_and_sample_consistently() {
     for item in first.iter().filter(|item| item.name.starts_with("span-")) {
         assert_eq!(item.trace_state, "ot=th:8", "a kept span says its probability");
     }
-    assert_eq!(metrics.sum("tollgate_sampled_out_items_total", &[("tenant", "acme")]), 2100.0 - sampled as f64);
+    assert_eq!(
+        metrics.sum("tollgate_sampled_out_items_total", &[("tenant", "acme")]),
+        2100.0 - sampled as f64
+    );
     let rule = |rule, decision| {
         metrics.sum("tollgate_sampling_items_total", &[("rule", rule), ("decision", decision)])
     };
@@ -106,7 +109,10 @@ async fn a_changed_policies_file_comes_into_force_and_a_bad_one_does_not() {
     assert_eq!(revision().await["active"]["revision"], "half");
 
     std::fs::write(tollgate.policies_path(), HALF.replace("half", "all").replace("50%", "100%")).unwrap();
-    eventually("the new revision", || async { (revision().await["active"]["revision"] == "all").then_some(()) }).await;
+    eventually("the new revision", || async {
+        (revision().await["active"]["revision"] == "all").then_some(())
+    })
+    .await;
     let grpc = Grpc::connect(tollgate.address("otlp/grpc")).await.tenant("acme");
     grpc.spans(spans(&[], &many(100))).await.unwrap();
     assert_eq!(sink.wait_for("traces", 100).await.len(), 100);

@@ -11,7 +11,9 @@ use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
 use prost::Message;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
@@ -97,7 +99,12 @@ impl Http {
     }
 
     /// POSTs a body; the whole answer.
-    pub async fn post(&self, path: &str, content_type: &str, body: impl Into<Bytes>) -> http::Response<Bytes> {
+    pub async fn post(
+        &self,
+        path: &str,
+        content_type: &str,
+        body: impl Into<Bytes>,
+    ) -> http::Response<Bytes> {
         let mut request = http::Request::post(format!("http://{}{path}", self.address));
         request = request.header("content-type", content_type);
         for (name, value) in &self.headers {

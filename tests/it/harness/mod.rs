@@ -8,9 +8,9 @@ mod sink;
 
 pub use client::{Grpc, Http};
 pub use metrics::Metrics;
-pub use payload::{logs, metrics, spans, Item};
-pub use process::{Ended, Tollgate};
+pub use payload::{Item, logs, metrics, spans};
 pub use process::get;
+pub use process::{Ended, Tollgate};
 pub use sink::{Answer, Arrived, Sink};
 
 use std::time::Duration;

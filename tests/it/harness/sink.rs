@@ -112,7 +112,8 @@ async fn serve(
 ) -> Result<http::Response<Body>, std::convert::Infallible> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    let grpc = head.headers.get("content-type").is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+    let grpc =
+        head.headers.get("content-type").is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
     loop {
         let answer = state.answer.lock().unwrap().unwrap_or(Answer::Ok);
         match answer {
@@ -133,7 +134,8 @@ async fn serve(
 
 fn respond(grpc: bool, code: u8, status: u16) -> http::Response<Body> {
     if !grpc {
-        let builder = http::Response::builder().status(status).header("content-type", "application/x-protobuf");
+        let builder =
+            http::Response::builder().status(status).header("content-type", "application/x-protobuf");
         return builder.body(Full::new(Bytes::new()).boxed()).unwrap();
     }
     let builder = http::Response::builder().header("content-type", "application/grpc");
