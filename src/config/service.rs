@@ -56,8 +56,13 @@ impl JsonSchema for LogLevel {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "description": "How much is logged: this level and all graver ones.",
-            "type": "string",
-            "enum": ["debug", "info", "warn", "error", "DEBUG", "INFO", "WARN", "ERROR"],
+            "oneOf": [
+                { "type": "string", "const": "debug", "description": "Per request." },
+                { "type": "string", "const": "info", "description": "Lifecycle and reloads." },
+                { "type": "string", "const": "warn", "description": "What went wrong and was coped with." },
+                { "type": "string", "const": "error", "description": "A human must act." },
+                { "type": "string", "enum": ["DEBUG", "INFO", "WARN", "ERROR"] },
+            ],
         })
     }
 }
@@ -139,7 +144,7 @@ impl Default for LogSampling {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// Nothing; readers are not started.
+    /// Nothing at all.
     None,
     /// The same as `normal`.
     Basic,

@@ -113,6 +113,12 @@ impl Node {
         Self { value, location, text: None, extent }
     }
 
+    /// Another value at the same place.
+    pub fn with(&self, value: Value) -> Self {
+        let (location, text, extent) = (self.location.clone(), self.text.clone(), self.extent.clone());
+        Self { value, location, text, extent }
+    }
+
     /// The entries of a map; none for anything else.
     pub fn entries(&self) -> &[Entry] {
         match &self.value {
@@ -176,7 +182,7 @@ impl Node {
             Value::Null => "nothing",
             Value::Bool(_) => "true or false",
             Value::Int(_) => "a whole number",
-            Value::Float(_) => "a number",
+            Value::Float(_) => "a decimal number",
             Value::Str(_) => "a string",
             Value::Seq(_) => "a list",
             Value::Map(_) => "a map",

@@ -130,10 +130,9 @@ fn values_are_read_in_all_their_forms() {
 }
 
 #[test]
-fn null_is_a_map_of_defaults_an_empty_list_or_absent() {
+fn null_means_the_default() {
     let file = load("timeout:\nrules:\ntls:\nheaders:\nsize:\nmode:\nname: ~\n").unwrap();
-    assert_eq!(file.tls, Some(Tls::default()));
-    assert_eq!(File { tls: None, ..file.clone() }, File::default());
+    assert_eq!(file, File::default());
     assert_eq!(load("").unwrap(), File::default());
 }
 
