@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
-use tracing::{Event, Metadata, Subscriber};
+use tracing::{Dispatch, Event, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry};
@@ -81,19 +81,19 @@ pub fn init(config: &Logs, format: LogFormat, traces: Option<&Traces>) -> Result
     let outputs = Outputs::open(config)?;
     let lines = Lines::new(config, format, outputs);
     let log = Log { level: LevelSwitch::new(config.level), suppressed: lines.suppressed.clone() };
-    let level = log.level.clone();
-    let set = match traces {
-        Some(traces) => {
-            let subscriber = Registry::default().with(traces.layer()).with(lines.with_filter(level));
-            tracing::subscriber::set_global_default(subscriber)
-        }
-        None => {
-            let subscriber = Registry::default().with(lines.with_filter(level));
-            tracing::subscriber::set_global_default(subscriber)
-        }
-    };
-    set.map_err(|_already| LoggingError::AlreadySet)?;
+    let dispatch = dispatch(lines, &log.level, traces);
+    tracing::dispatcher::set_global_default(dispatch).map_err(|_already| LoggingError::AlreadySet)?;
     Ok(log)
+}
+
+fn dispatch(lines: Lines, level: &LevelSwitch, traces: Option<&Traces>) -> Dispatch {
+    let level = level.clone();
+    match traces {
+        Some(traces) => {
+            Dispatch::new(Registry::default().with(traces.layer()).with(lines.with_filter(level)))
+        }
+        None => Dispatch::new(Registry::default().with(lines.with_filter(level))),
+    }
 }
 
 /// Where lines go, all to each.
