@@ -1,7 +1,7 @@
 //! The program's own log: `tracing` events as lines of text or JSON.
 //!
 //! One line is written by one call. A line carries the event's stable name as `event`. What one place in
-//! the program logs is limited ([`limit`]), so one bad sender cannot flood a node's log. Libraries log
+//! the program logs is limited (`limit`), so one bad sender cannot flood a node's log. Libraries log
 //! from `warn` whatever the level. Spans are not logged; they are for [`super::traces`].
 
 mod format;
