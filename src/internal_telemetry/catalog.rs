@@ -219,10 +219,10 @@ pub fn metrics_table() -> String {
 mod tests {
     use super::*;
 
-    /// Compares a file of this repository; `UPDATE_GOLDEN=1` writes it.
+    /// Compares a file of this repository; `TOLLGATE_BLESS=1` writes it.
     fn check_file(name: &str, expected: &str) {
         let path = format!("{}/{name}", env!("CARGO_MANIFEST_DIR"));
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        if std::env::var_os("TOLLGATE_BLESS").is_some() {
             std::fs::write(&path, expected).unwrap();
         }
         assert_eq!(std::fs::read_to_string(path).unwrap(), expected, "{name} is not up to date");
@@ -237,7 +237,7 @@ mod tests {
     const DOCUMENTATION: &str = "\
 # Metrics
 
-This page is generated from the program (`UPDATE_GOLDEN=1 cargo test --lib catalog`).
+This page is generated from the program (`TOLLGATE_BLESS=1 cargo test --lib catalog`).
 
 Metrics are served as Prometheus text on `localhost:8888/metrics`; `service.telemetry.metrics` changes
 where, and pushes them by OTLP. Names with `otelcol_` and their labels are the OpenTelemetry Collector's,

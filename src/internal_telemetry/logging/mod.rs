@@ -1,7 +1,7 @@
 //! The program's own log: `tracing` events as lines of text or JSON.
 //!
 //! One line is written by one call. A line carries the event's stable name as `event`. What one place in
-//! the program logs is limited ([`limit`]), so one bad sender cannot flood a node's log. Libraries log
+//! the program logs is limited (`limit`), so one bad sender cannot flood a node's log. Libraries log
 //! from `warn` whatever the level. Spans are not logged; they are for [`super::traces`].
 
 mod format;
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
-use tracing::{Event, Metadata, Subscriber};
+use tracing::{Dispatch, Event, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry};
@@ -81,19 +81,19 @@ pub fn init(config: &Logs, format: LogFormat, traces: Option<&Traces>) -> Result
     let outputs = Outputs::open(config)?;
     let lines = Lines::new(config, format, outputs);
     let log = Log { level: LevelSwitch::new(config.level), suppressed: lines.suppressed.clone() };
-    let level = log.level.clone();
-    let set = match traces {
-        Some(traces) => {
-            let subscriber = Registry::default().with(traces.layer()).with(lines.with_filter(level));
-            tracing::subscriber::set_global_default(subscriber)
-        }
-        None => {
-            let subscriber = Registry::default().with(lines.with_filter(level));
-            tracing::subscriber::set_global_default(subscriber)
-        }
-    };
-    set.map_err(|_already| LoggingError::AlreadySet)?;
+    let dispatch = dispatch(lines, &log.level, traces);
+    tracing::dispatcher::set_global_default(dispatch).map_err(|_already| LoggingError::AlreadySet)?;
     Ok(log)
+}
+
+fn dispatch(lines: Lines, level: &LevelSwitch, traces: Option<&Traces>) -> Dispatch {
+    let level = level.clone();
+    match traces {
+        Some(traces) => {
+            Dispatch::new(Registry::default().with(traces.layer()).with(lines.with_filter(level)))
+        }
+        None => Dispatch::new(Registry::default().with(lines.with_filter(level))),
+    }
 }
 
 /// Where lines go, all to each.

@@ -5,6 +5,10 @@ use std::io;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::config::service;
+use crate::internal_telemetry::OwnResource;
+use crate::internal_telemetry::traces::request_span;
+use crate::otlp::Signal;
 
 /// A writer whose text the test reads.
 #[derive(Clone, Default)]
@@ -23,12 +27,20 @@ impl Write for Buffer {
 
 /// What is logged while `work` runs, which gets the switch of the level.
 fn logged(config: &Logs, format: LogFormat, work: impl FnOnce(&Log)) -> Vec<String> {
+    logged_beside(None, (config, format), work)
+}
+
+fn logged_beside(
+    traces: Option<&Traces>,
+    (config, format): (&Logs, LogFormat),
+    work: impl FnOnce(&Log),
+) -> Vec<String> {
     let buffer = Buffer::default();
     let outputs = Outputs { writers: vec![Box::new(buffer.clone())], all_terminals: false };
     let lines = Lines::new(config, format, outputs);
     let log = Log { level: LevelSwitch::new(config.level), suppressed: lines.suppressed.clone() };
-    let subscriber = Registry::default().with(lines.with_filter(log.level.clone()));
-    tracing::subscriber::with_default(subscriber, || work(&log));
+    let dispatch = dispatch(lines, &log.level, traces);
+    tracing::dispatcher::with_default(&dispatch, || work(&log));
     let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
     text.lines().map(str::to_owned).collect()
 }
@@ -131,4 +143,24 @@ fn a_path_that_cannot_be_opened_is_named() {
     let error = Outputs::open(&config).err().map(|error| error.to_string());
     let expected = "service.telemetry.logs.output_paths: cannot open /nowhere/at/all.log";
     assert_eq!(error.as_deref(), Some(expected));
+}
+
+#[tokio::test]
+async fn spans_are_made_for_traces_only_and_never_logged() {
+    let scope = crate::tasks::Scope::root("test");
+    let processors = vec![service::SpanProcessor::default()];
+    let sampler = service::Sampler { trace_id_ratio_based: service::TraceIdRatio { ratio: 0.0 } };
+    let config = service::Traces { processors, sampler, ..Default::default() };
+    let own = OwnResource::automatic();
+    let traces = Traces::start(&scope, &config, &own).unwrap().unwrap();
+    for (traces, made) in [(None, false), (Some(&traces), true)] {
+        let lines = logged_beside(traces, (&Logs::default(), LogFormat::Text), |log| {
+            log.set_level(LogLevel::Error);
+            let span = request_span(Signal::Traces, "grpc", &http::HeaderMap::new());
+            assert_eq!(!span.is_disabled(), made);
+            span.in_scope(|| tracing::error!("inside"));
+        });
+        assert_eq!(lines.len(), 1, "{lines:?}");
+    }
+    traces.close(tokio::time::Instant::now() + std::time::Duration::from_secs(20)).await;
 }

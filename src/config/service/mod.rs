@@ -3,6 +3,8 @@
 //! Keys and defaults are the Collector's; numbers of milliseconds are the declarative
 //! configuration's, which has no durations.
 
+mod resource;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,6 +13,8 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use resource::{BadResource, Resource};
 
 use crate::yaml::{Node, Problems, join_index};
 
@@ -56,8 +60,13 @@ impl JsonSchema for LogLevel {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "description": "How much is logged: this level and all graver ones.",
-            "type": "string",
-            "enum": ["debug", "info", "warn", "error", "DEBUG", "INFO", "WARN", "ERROR"],
+            "oneOf": [
+                { "type": "string", "const": "debug", "description": "Per request." },
+                { "type": "string", "const": "info", "description": "Lifecycle and reloads." },
+                { "type": "string", "const": "warn", "description": "What went wrong and was coped with." },
+                { "type": "string", "const": "error", "description": "A human must act." },
+                { "type": "string", "enum": ["DEBUG", "INFO", "WARN", "ERROR"] },
+            ],
         })
     }
 }
@@ -139,7 +148,7 @@ impl Default for LogSampling {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// Nothing; readers are not started.
+    /// Nothing at all.
     None,
     /// The same as `normal`.
     Basic,
@@ -411,24 +420,6 @@ impl Default for TraceIdRatio {
     }
 }
 
-/// What the collector says it is: keys with values, where null removes one of the automatic ones
-/// (`service.name`, `service.version`, `service.instance.id`); or `attributes`, a list of `name` and
-/// `value`, with an optional `schema_url`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(transparent)]
-pub struct Resource(pub BTreeMap<String, Value>);
-
-/// A resource entry that is neither form.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadResource {
-    /// An attribute's value is a map or a list.
-    #[error("resource attribute `{0}` must be a string, a number or a boolean")]
-    Value(String),
-    /// An entry of the `attributes` list.
-    #[error("resource.attributes[{0}] must have `name` and `value`")]
-    Entry(usize),
-}
-
 impl Telemetry {
     /// Reports what the types do not rule out. `path` is where `node`, this section, stands in the file.
     pub fn check(&self, node: &Node, path: &str, problems: &mut Problems) {
@@ -476,136 +467,5 @@ impl Metrics {
     }
 }
 
-impl Resource {
-    /// The attributes in either form; `None` removes an automatic one.
-    ///
-    /// # Errors
-    /// [`BadResource`]: the file is refused.
-    pub fn attributes(&self) -> Result<Vec<(String, Option<String>)>, BadResource> {
-        let mut attributes = Vec::new();
-        for (key, value) in &self.0 {
-            match (key.as_str(), value) {
-                ("attributes", Value::Array(entries)) => {
-                    for (i, entry) in entries.iter().enumerate() {
-                        let name = entry.get("name").and_then(Value::as_str);
-                        let name = name.ok_or(BadResource::Entry(i))?;
-                        let value = entry.get("value").ok_or(BadResource::Entry(i))?;
-                        attributes.push((name.to_owned(), scalar(name, value)?));
-                    }
-                }
-                ("schema_url", _) => {}
-                (key, value) => attributes.push((key.to_owned(), scalar(key, value)?)),
-            }
-        }
-        Ok(attributes)
-    }
-}
-
-fn scalar(key: &str, value: &Value) -> Result<Option<String>, BadResource> {
-    match value {
-        Value::Null => Ok(None),
-        Value::String(text) => Ok(Some(text.clone())),
-        Value::Bool(_) | Value::Number(_) => Ok(Some(value.to_string())),
-        Value::Array(_) | Value::Object(_) => Err(BadResource::Value(key.to_owned())),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::yaml;
-
-    #[test]
-    fn a_resource_is_a_map_or_a_list() {
-        let check = |json: &str, expected: Result<Vec<(&str, Option<&str>)>, BadResource>| {
-            let resource: Resource = serde_json::from_str(json).unwrap();
-            let expected = expected.map(|pairs| {
-                let own = |(k, v): (&str, Option<&str>)| (k.to_owned(), v.map(str::to_owned));
-                pairs.into_iter().map(own).collect::<Vec<_>>()
-            });
-            assert_eq!(resource.attributes(), expected, "{json}");
-        };
-        check("{}", Ok(vec![]));
-        check(r#"{"service.name":"x","n":1}"#, Ok(vec![("n", Some("1")), ("service.name", Some("x"))]));
-        check(r#"{"service.instance.id":null}"#, Ok(vec![("service.instance.id", None)]));
-        check(
-            r#"{"schema_url":"u","attributes":[{"name":"a","value":"b","type":"string"}]}"#,
-            Ok(vec![("a", Some("b"))]),
-        );
-        check(r#"{"attributes":[{"value":"b"}]}"#, Err(BadResource::Entry(0)));
-        check(r#"{"a":[1]}"#, Err(BadResource::Value("a".into())));
-    }
-
-    fn read(text: &str) -> (Option<Telemetry>, Vec<String>) {
-        let node = yaml::parse(&yaml::Source::new("collector.yaml", text)).unwrap();
-        let mut problems = Problems::new();
-        let read: Option<Telemetry> = yaml::read(&node, &mut problems);
-        if let Some(telemetry) = &read {
-            telemetry.check(&node, "service.telemetry", &mut problems);
-        }
-        (read, problems.lines())
-    }
-
-    #[test]
-    fn a_collectors_telemetry_section_is_read() {
-        let (read, problems) = read(
-            "
-logs: {level: warn, encoding: json, initial_fields: {pod: p}, sampling: {enabled: true, tick: 10s}}
-metrics:
-  level: detailed
-  readers:
-    - pull: {exporter: {prometheus: {host: 0.0.0.0, port: 8888, without_units: false}}}
-    - pull: {exporter: {prometheus/development: {port: 8889}}}
-    - periodic:
-        interval: 1000
-        exporter: {otlp: {protocol: grpc, endpoint: 'http://a:4317', headers: [{name: k, value: v}]}}
-traces:
-  processors:
-    - batch: {exporter: {otlp: {protocol: grpc, endpoint: 'http://a:4317'}}}
-resource: {service.name: gate, service.instance.id: null}
-",
-        );
-        assert_eq!(problems, Vec::<String>::new());
-        let read = read.unwrap();
-        assert_eq!((read.logs.level, read.metrics.readers.len()), (LogLevel::Warn, 3));
-        assert_eq!(read.metrics.readers[1].pull.as_ref().unwrap().exporter.prometheus.port, 8889);
-        assert_eq!(read.metrics.readers[2].periodic.as_ref().map(|p| p.interval), Some(1000));
-        let expected = [("service.instance.id".into(), None), ("service.name".into(), Some("gate".into()))];
-        assert_eq!(read.resource.attributes(), Ok(expected.to_vec()));
-    }
-
-    #[test]
-    fn without_keys_metrics_are_on_loopback_8888() {
-        let (read, problems) = read("{}");
-        assert_eq!(problems, Vec::<String>::new());
-        let read = read.unwrap();
-        let prometheus = &read.metrics.active_readers()[0].pull.as_ref().unwrap().exporter.prometheus;
-        assert_eq!((prometheus.host.as_str(), prometheus.port), ("localhost", 8888));
-        assert_eq!(read.traces.processors, []);
-    }
-
-    #[test]
-    fn log_levels_may_be_written_in_capitals() {
-        let (telemetry, problems) = read("logs: {level: DEBUG}");
-        assert_eq!(telemetry.map(|t| t.logs.level), Some(LogLevel::Debug), "{problems:?}");
-    }
-
-    #[test]
-    fn what_cannot_work_is_reported_where_it_stands() {
-        let check = |text: &str, expected: &str| {
-            let (_, problems) = read(text);
-            assert!(problems.len() == 1 && problems[0].contains(expected), "{text}: {problems:?}");
-        };
-        check("metrics: {readers: []}", "service.telemetry.metrics.readers: a level other than `none` needs");
-        check("metrics: {readers: [{}]}", "metrics.readers[0]: a reader is either `pull` or `periodic`");
-        check("metrics: {address: ':8888'}", "service.telemetry.metrics.address: is not used");
-        check("resource: {a: [1]}", "service.telemetry.resource: resource attribute `a` must be");
-        check("logs: {sampling: {tick: 0s}}", "service.telemetry.logs.sampling.tick: must be above 0");
-        check("logs: {levle: info}", "level");
-        check("logs: {level: loud}", "warn");
-        check(
-            "traces: {processors: [{batch: {max_queue_size: 1}}]}",
-            "traces.processors[0].batch.max_export_batch_size: must not be above max_queue_size",
-        );
-    }
-}
+mod tests;
