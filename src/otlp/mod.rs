@@ -1,5 +1,7 @@
 //! OTLP on the wire: what a request is made of, without decoding it into structs.
 //!
+//! [`Index::read`] checks a request and notes where things are, processors edit a [`Draft`] of it, and
+//! [`Draft::emit`] writes the result, one buffer for each group of resources.
 //! Nothing here knows tenants, rules or queues. Invariant: an item nobody edits leaves byte-identical.
 
 mod check;

@@ -182,6 +182,7 @@ impl<'i, 'b> Walk<'i, 'b> {
     }
 
     fn span(&mut self, at: Framed) -> Result<(), Flaw> {
+        const KNOWN: u32 = (1 << 17) - 2; // 1 to 16
         let mut span = SpanAt::default();
         let mut reader = Reader::new(self.body(at));
         let mut attributes = None;
@@ -212,7 +213,7 @@ impl<'i, 'b> Walk<'i, 'b> {
                 Some(
                     keys::span::DROPPED_ATTRIBUTES | keys::span::DROPPED_EVENTS | keys::span::DROPPED_LINKS,
                 ) => drop(reader.varint()?),
-                Some(key) => skip_unknown(&mut reader, key, 0x1fffe, self.depth - 3)?,
+                Some(key) => skip_unknown(&mut reader, key, KNOWN, self.depth - 3)?,
             }
         }
         self.tally.cost += size_of::<Span>();

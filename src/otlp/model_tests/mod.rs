@@ -13,8 +13,10 @@ use proptest::prelude::*;
 
 use super::Signal;
 use crate::otlp;
+use crate::wire::put_varint;
 use model::{Model, Reused, Step, check};
-use mutate::{Shape, damage, odd};
+use mutate::{Shape, damage, odd, paths};
+use places::field;
 
 fn shape<M: Model>() -> Shape {
     match M::SIGNAL {
@@ -41,6 +43,46 @@ fn check_all<M: Model>(request: &M, script: &[Step], seed: u64) {
             let _taken_or_not = check::<M>(&damaged, script, &mut reused);
         }
     }
+}
+
+/// Every field number of every message, with every wire type, alone in its message.
+fn check_fields<M: Model>() {
+    let mut reused = Reused::default();
+    let paths = paths(shape::<M>());
+    assert!(paths.len() > 20);
+    for path in paths {
+        for tag in 0..(18 << 3) {
+            for payload in PAYLOADS {
+                let mut key = Vec::new();
+                put_varint(&mut key, tag);
+                let alone = [&key, *payload].concat();
+                let request = path.iter().rev().fold(alone, |inner, number| field(*number, &[&inner]));
+                let _taken_or_not = check::<M>(&request, &[], &mut reused);
+            }
+        }
+    }
+}
+
+/// A small and a large number, eight bytes, four, texts, packed numbers, the ends of groups.
+const PAYLOADS: &[&[u8]] = &[
+    b"",
+    b"\x01",
+    b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+    b"\x00\x00\x00\x00\x00\x00\x00\x00",
+    b"\x00\x00\x00\x00",
+    b"\x00",
+    b"\x01a",
+    b"\x01\xff",
+    b"\x02\x80\x01",
+    b"\x08\x08\x08\x08\x08\x08\x08\x08\x08",
+    b"\x14",
+];
+
+#[test]
+fn every_field_is_taken_and_refused_as_decoders_do() {
+    check_fields::<ExportTraceServiceRequest>();
+    check_fields::<ExportMetricsServiceRequest>();
+    check_fields::<ExportLogsServiceRequest>();
 }
 
 proptest! {

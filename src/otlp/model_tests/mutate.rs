@@ -164,3 +164,19 @@ pub(super) fn damage(message: &mut Vec<u8>, random: &mut fastrand::Rng) {
         }
     }
 }
+
+/// The field numbers that lead from the outermost message of `shape` to every message inside it.
+pub(super) fn paths(shape: Shape) -> Vec<Vec<u32>> {
+    /// Deep enough for the value of an attribute of an exemplar.
+    const DEEPEST: usize = 8;
+    let mut found = vec![];
+    let mut open = vec![(shape, vec![])];
+    while let Some((shape, path)) = open.pop() {
+        if path.len() < DEEPEST {
+            let inner = (1..20).filter_map(|number| Some((number, shape.field(number)?)));
+            open.extend(inner.map(|(number, inner)| (inner, [path.as_slice(), &[number]].concat())));
+        }
+        found.push(path);
+    }
+    found
+}
