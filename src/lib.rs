@@ -13,6 +13,7 @@ pub mod compression;
 pub mod identity;
 pub mod tasks;
 pub mod units;
+// layer: text with positions
 pub mod yaml;
 // layer: OTLP on the wire
 pub mod otlp;

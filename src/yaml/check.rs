@@ -365,7 +365,7 @@ impl<'s, 'p> Checker<'s, 'p> {
         }
         let place = Place { node: &entry.value, path, named: &entry.key_location };
         let value = self.check(place, schema);
-        Some(Entry { value, ..entry.clone() })
+        Some(entry.with(value))
     }
 
     fn required(&mut self, place: Place<'_>, entries: &[Entry], schema: &'s Json) {

@@ -48,7 +48,7 @@ impl Resolver<'_, '_> {
             Value::Map(entries) => {
                 let walked = entries.iter().map(|entry| {
                     let value = self.walk(&entry.value, &join_key(path, &entry.key));
-                    Entry { value, ..entry.clone() }
+                    entry.with(value)
                 });
                 let walked = walked.collect();
                 node.with(Value::Map(walked))
