@@ -31,5 +31,6 @@ pub mod internal_telemetry;
 // layer: the graph
 pub mod pipeline;
 // layer: edges
+pub mod admin;
 // layer: life
 // layer: command line
