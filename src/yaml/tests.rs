@@ -187,6 +187,16 @@ fn an_alias_bomb_is_refused() {
 }
 
 #[test]
+fn aliases_cannot_nest_deeper_than_text() {
+    let mut text = "a0: &a0 1\n".to_owned();
+    for level in 1..40 {
+        text.push_str(&format!("a{level}: &a{level} [[*a{}]]\n", level - 1));
+    }
+    let problems = parse_with_aliases(&Source::new("f.yaml", text)).unwrap_err();
+    assert!(problems.to_string().contains("nested deeper than 64 levels"), "{problems}");
+}
+
+#[test]
 fn a_problem_is_shown_with_the_line_and_a_caret() {
     let text = "rules:\n  - id: a\n    targt: 3\n";
     let node = parse(&Source::new("f.yaml", text)).unwrap();
