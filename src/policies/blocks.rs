@@ -125,7 +125,8 @@ fn warn_about_equal_rank(globs: &[(Glob, &Entry, At<'_>, Block)], problems: &mut
         let before = globs[..i].iter().rev().take_while(|(other, ..)| same_rank(other));
         for (other, other_entry, ..) in before {
             if other.overlaps(glob) {
-                let message = format!("`{}` and `{}` match some tenants with equal rank", other_entry.key, entry.key);
+                let message =
+                    format!("`{}` and `{}` match some tenants with equal rank", other_entry.key, entry.key);
                 let help = format!("`{}` wins by byte order; make one more specific", other_entry.key);
                 problems.warning(&entry.key_location, &at.path, message, Some(help));
                 break;

@@ -97,11 +97,7 @@ impl Condition {
 }
 
 /// Whether every condition gives `wanted`.
-fn every(
-    list: &[Condition],
-    wanted: bool,
-    test: &mut impl FnMut(Leaf<'_>) -> Option<bool>,
-) -> Option<bool> {
+fn every(list: &[Condition], wanted: bool, test: &mut impl FnMut(Leaf<'_>) -> Option<bool>) -> Option<bool> {
     let mut answer = Some(true);
     for condition in list {
         match condition.evaluate(test) {
@@ -271,7 +267,11 @@ mod tests {
     #[test]
     fn missing_values_match_only_not_and_exists_false() {
         let check = |exists: Option<bool>, tests: Vec<ValueTest>, expected: bool| {
-            assert_eq!(Matcher { exists, tests: tests.clone() }.matches(None), expected, "{exists:?} {tests:?}");
+            assert_eq!(
+                Matcher { exists, tests: tests.clone() }.matches(None),
+                expected,
+                "{exists:?} {tests:?}"
+            );
         };
         let not = || ValueTest::Not([Pattern::Bool(true)].into());
         check(None, vec![text("*")], false);

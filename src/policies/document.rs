@@ -29,7 +29,17 @@ const MAX_REVISION: usize = 64;
 const MAX_ATTRIBUTE: usize = 256;
 
 const DOCUMENT: Keys = Keys {
-    known: &["version", "revision", "defaults", "tiers", "tenants", "rules", "tests", "identity", "enrichment"],
+    known: &[
+        "version",
+        "revision",
+        "defaults",
+        "tiers",
+        "tenants",
+        "rules",
+        "tests",
+        "identity",
+        "enrichment",
+    ],
     later: &[("boosts", STAGE_2), ("overload", STAGE_2), ("rollout", STAGE_2)],
 };
 const IDENTITY: Keys = Keys {
@@ -101,7 +111,9 @@ fn check_version(root: &At<'_>, problems: &mut Problems) {
         None => root.error_with(problems, "`version` is missing", "write version: 1"),
         Some(value) => match value.node.value {
             Value::Int(1) => {}
-            Value::Int(other) => value.error_with(problems, format!("version {other} is unknown"), "write version: 1"),
+            Value::Int(other) => {
+                value.error_with(problems, format!("version {other} is unknown"), "write version: 1")
+            }
             _ => value.wrong_type(problems, "the number 1"),
         },
     }
@@ -151,7 +163,8 @@ fn read_rules(
 
 /// Warns if no item can reach a rule; `caught` names the rule that takes everything of a signal.
 fn warn_about(at: &At<'_>, rule: &Rule, caught: &mut PerSignal<Option<String>>, problems: &mut Problems) {
-    let wanted: Vec<_> = rule.signals.iter().filter(|(_, wanted)| **wanted).map(|(signal, _)| signal).collect();
+    let wanted: Vec<_> =
+        rule.signals.iter().filter(|(_, wanted)| **wanted).map(|(signal, _)| signal).collect();
     let earlier = wanted.iter().find_map(|signal| caught[*signal].clone());
     if let Some(earlier) = earlier.filter(|_| wanted.iter().all(|signal| caught[*signal].is_some())) {
         let message = format!("`{}` is never reached: `{earlier}` takes everything before it", rule.name);
@@ -226,7 +239,8 @@ fn read_enrichment(root: &At<'_>, problems: &mut Problems) -> Enrichment {
     at.check_keys(&Keys { known: &["tenant", "model_name", "model_version", "stamp"], later: &[] }, problems);
     if let Some(tenant) = at.key("tenant") {
         tenant.check_keys(&Keys { known: &["attribute"], later: &[] }, problems);
-        if let Some(key) = tenant.key("attribute").and_then(|value| value.short_text(MAX_ATTRIBUTE, problems)) {
+        if let Some(key) = tenant.key("attribute").and_then(|value| value.short_text(MAX_ATTRIBUTE, problems))
+        {
             enrichment.tenant_attribute = key.to_owned();
         }
     }

@@ -7,7 +7,8 @@ use regex::Regex;
 use semver::VersionReq;
 
 use super::condition::{
-    Comparison, Condition, DurationTest, ItemTest, Matcher, Pattern, ResourceDimension, ResourceTest, ValueTest,
+    Comparison, Condition, DurationTest, ItemTest, Matcher, Pattern, ResourceDimension, ResourceTest,
+    ValueTest,
 };
 use super::glob::Glob;
 use super::reader::{At, Keys, STAGE_3, suggestion};
@@ -16,8 +17,21 @@ use crate::yaml::{Problems, Value, did_you_mean};
 
 /// The dimensions with fixed names; `resource.<k>` and `attributes.<k>` come beside them.
 const DIMENSIONS: &[&str] = &[
-    "tenant", "tier", "model.name", "model.version", "service", "environment", "signal", "resource.<k>", "span.name",
-    "span.kind", "status", "duration", "attributes.<k>", "any", "none",
+    "tenant",
+    "tier",
+    "model.name",
+    "model.version",
+    "service",
+    "environment",
+    "signal",
+    "resource.<k>",
+    "span.name",
+    "span.kind",
+    "status",
+    "duration",
+    "attributes.<k>",
+    "any",
+    "none",
 ];
 
 /// How deep `any` and `none` may stand in each other.
@@ -321,7 +335,11 @@ fn matcher(at: &At<'_>, kind: Kind, problems: &mut Problems) -> Option<Matcher> 
 
 fn compare(comparison: Comparison, at: &At<'_>, kind: Kind, problems: &mut Problems) -> Option<ValueTest> {
     if kind == Kind::Text {
-        at.error_with(problems, "this dimension is text and cannot be compared", "use a glob, regex or semver");
+        at.error_with(
+            problems,
+            "this dimension is text and cannot be compared",
+            "use a glob, regex or semver",
+        );
         return None;
     }
     at.number(problems).map(|bound| ValueTest::Compare(comparison, bound))

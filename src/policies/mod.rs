@@ -23,7 +23,8 @@ pub mod watch;
 pub use condition::Lookup;
 pub use document::{MAX_BYTES, MAX_RULES, parse};
 pub use plan::{
-    Action, Active, Anonymous, Block, Claim, DEFAULT_RULE, Enrichment, Mode, ModelField, Origin, Plan, Rule, Upstream,
+    Action, Active, Anonymous, Block, Claim, DEFAULT_RULE, Enrichment, Mode, ModelField, Origin, Plan, Rule,
+    Upstream,
 };
 pub use scalar::Scalar;
 pub use test_case::{Expect, Given, GivenValue, TestCase};

@@ -49,11 +49,21 @@ impl<'n> At<'n> {
         problems.error_at(self.node, &self.path, message, None);
     }
 
-    pub(super) fn error_with(&self, problems: &mut Problems, message: impl Into<String>, help: impl Into<String>) {
+    pub(super) fn error_with(
+        &self,
+        problems: &mut Problems,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
         problems.error_at(self.node, &self.path, message, Some(help.into()));
     }
 
-    pub(super) fn warning(&self, problems: &mut Problems, message: impl Into<String>, help: impl Into<String>) {
+    pub(super) fn warning(
+        &self,
+        problems: &mut Problems,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
         problems.warning_at(self.node, &self.path, message, Some(help.into()));
     }
 
@@ -72,7 +82,9 @@ impl<'n> At<'n> {
             self.wrong_type(problems, "a map");
         }
         let entries = self.node.entries().iter().filter(|entry| !entry.value.is_null());
-        entries.map(|entry| (entry, At { node: &entry.value, path: join_key(&self.path, &entry.key) })).collect()
+        entries
+            .map(|entry| (entry, At { node: &entry.value, path: join_key(&self.path, &entry.key) }))
+            .collect()
     }
 
     /// Checks that this is a map of known keys; tells whether it is a map at all.

@@ -13,8 +13,8 @@ use crate::yaml::Problems;
 
 const KEYS: Keys = Keys {
     known: &[
-        "name", "match", "scope", "rate", "keep", "drop", "factor", "at_least", "at_most", "active", "mode", "upstream",
-        "owner", "reason",
+        "name", "match", "scope", "rate", "keep", "drop", "factor", "at_least", "at_most", "active", "mode",
+        "upstream", "owner", "reason",
     ],
     later: &[("limit", NOT_YET), ("group_by", NOT_YET), ("target", STAGE_2), ("overload", STAGE_2)],
 };
@@ -118,7 +118,11 @@ fn read_action(at: &At<'_>, problems: &mut Problems) -> Action {
 fn check_signals(at: &At<'_>, matched: &Matched, action: Action, problems: &mut Problems) {
     if matched.signals[Signal::Metrics] && action != Action::Drop {
         let place = at.key("match").and_then(|value| value.key("signal")).unwrap_or_else(|| at.clone());
-        place.error_with(problems, "data points are not sampled", "with `signal: metrics` only `drop: true` is allowed");
+        place.error_with(
+            problems,
+            "data points are not sampled",
+            "with `signal: metrics` only `drop: true` is allowed",
+        );
     }
 }
 
@@ -127,7 +131,10 @@ fn read_factor(at: &At<'_>, problems: &mut Problems) -> f64 {
     match value.number(problems) {
         Some(factor) if factor > 0.0 && factor <= MAX_FACTOR => factor,
         Some(factor) => {
-            value.error(problems, format!("{factor} is out of range; a factor is above 0 and at most {MAX_FACTOR}"));
+            value.error(
+                problems,
+                format!("{factor} is out of range; a factor is above 0 and at most {MAX_FACTOR}"),
+            );
             1.0
         }
         None => 1.0,

@@ -12,8 +12,21 @@ use crate::yaml::{Location, Problems, Value};
 
 const GIVEN: Keys = Keys {
     known: &[
-        "tenant", "tier", "model.name", "model.version", "service", "environment", "signal", "resource.<k>",
-        "span.name", "span.kind", "status", "duration", "attributes.<k>", "at", "th",
+        "tenant",
+        "tier",
+        "model.name",
+        "model.version",
+        "service",
+        "environment",
+        "signal",
+        "resource.<k>",
+        "span.name",
+        "span.kind",
+        "status",
+        "duration",
+        "attributes.<k>",
+        "at",
+        "th",
     ],
     later: LATER_DIMENSIONS,
 };

@@ -100,7 +100,10 @@ enrichment:
 ",
     )
     .enrichment;
-    assert_eq!((changed.tenant_attribute.as_str(), changed.stamp_rule, changed.stamp_revision), ("org", true, false));
+    assert_eq!(
+        (changed.tenant_attribute.as_str(), changed.stamp_rule, changed.stamp_revision),
+        ("org", true, false)
+    );
     assert_eq!(changed.model_name.from[0], Origin::Resource("llm.name".to_owned()));
     assert_eq!(changed.model_version.attribute, "model.version");
     let header = Origin::Header(http::HeaderName::from_static("x-version"));
@@ -191,7 +194,10 @@ fn documents_that_are_none_are_refused() {
     check("version: 1\nrules: []\nidentity: { anonymous: nobody }", "allowed: refuse, overflow, tenant:<id>");
     check("version: 1\nrules: []\nidentity: { anonymous: \"tenant:_x\" }", "reserved");
     check("version: 1\nrules: []\nidentity: { claims: [{ header: \"a b\" }] }", "not the name of a header");
-    check("version: 1\nrules: []\nidentity: { claims: [{ header: a, resource: b }] }", "either `header` or `resource`");
+    check(
+        "version: 1\nrules: []\nidentity: { claims: [{ header: a, resource: b }] }",
+        "either `header` or `resource`",
+    );
     check("version: 1\nrules: []\nenrichment: { model_name: { from: [nowhere] } }", "no place to look");
 }
 
@@ -291,9 +297,10 @@ tenants:
             "p.yaml:9:3: tenants.c*: `*b` and `c*` match some tenants with equal rank; `*b` wins by byte order; make one more specific",
         ],
     );
-    check("rules: [{ name: a, keep: true, match: { tenant: x } }, { name: a, drop: true }]", &[
-        "p.yaml:2:64: rules[1].name: the name `a` is taken by rules[0]",
-    ]);
+    check(
+        "rules: [{ name: a, keep: true, match: { tenant: x } }, { name: a, drop: true }]",
+        &["p.yaml:2:64: rules[1].name: the name `a` is taken by rules[0]"],
+    );
 }
 
 #[test]

@@ -70,7 +70,8 @@ fn find(plan: &Plan, given: &Given, now: Timestamp) -> Found {
     if let Some(tier) = &given.tier {
         block.tier = Some(tier.as_str().into());
     }
-    let resource = |key: &str, visit: &mut dyn FnMut(Scalar<'_>) -> bool| look_up(&given.resource, key, visit);
+    let resource =
+        |key: &str, visit: &mut dyn FnMut(Scalar<'_>) -> bool| look_up(&given.resource, key, visit);
     let facts = ResourceFacts {
         signal: given.signal.unwrap_or(Signal::Traces),
         tenant,
@@ -79,7 +80,8 @@ fn find(plan: &Plan, given: &Given, now: Timestamp) -> Found {
         model_version: given.model_version.as_deref(),
         attribute: &resource,
     };
-    let attribute = |key: &str, visit: &mut dyn FnMut(Scalar<'_>) -> bool| look_up(&given.attributes, key, visit);
+    let attribute =
+        |key: &str, visit: &mut dyn FnMut(Scalar<'_>) -> bool| look_up(&given.attributes, key, visit);
     let item = ItemFacts {
         trace_id: None,
         trace_state: "",

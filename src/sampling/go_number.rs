@@ -101,9 +101,10 @@ mod tests {
         for zero in ["0", "-0", "0.0", ".0", "0.", "0e9", "1e-999", "0x0p9", "0x1p-2000", "0x1p-1075", "+0"] {
             check(zero, Some(Equal));
         }
-        for positive in
-            ["1", "+1", ".5", "5.", "1e3", "1E-3", "inf", "+Inf", "Infinity", "0x1p-2", "0X.8P+1", "0x1.p1", "1_0", "0x_1p0"]
-        {
+        for positive in [
+            "1", "+1", ".5", "5.", "1e3", "1E-3", "inf", "+Inf", "Infinity", "0x1p-2", "0X.8P+1", "0x1.p1",
+            "1_0", "0x_1p0",
+        ] {
             check(positive, Some(Greater));
         }
         for positive in ["1_23.50_0_0e+1_2", "0x_1_2.3_4_5p+1_2", "0x1.8p-1075", "0x1.fffffffffffff7p1023"] {
@@ -113,8 +114,33 @@ mod tests {
             check(negative, Some(Less));
         }
         for none in [
-            "", " 1", "1 ", "nan", "abc", "1e999", "-1e999", "0x1", "0xp1", "0x1p", "0x1p1024", "0x1.fffffffffffff8p1023",
-            "++1", "-+1", "_1", "1_", "1__0", "1_.5", "1._5", "1_e5", "1e_5", "1e5_", "e5", ".", "infin", "0x1p1.5", "1f",
+            "",
+            " 1",
+            "1 ",
+            "nan",
+            "abc",
+            "1e999",
+            "-1e999",
+            "0x1",
+            "0xp1",
+            "0x1p",
+            "0x1p1024",
+            "0x1.fffffffffffff8p1023",
+            "++1",
+            "-+1",
+            "_1",
+            "1_",
+            "1__0",
+            "1_.5",
+            "1._5",
+            "1_e5",
+            "1e_5",
+            "1e5_",
+            "e5",
+            ".",
+            "infin",
+            "0x1p1.5",
+            "1f",
         ] {
             check(none, None);
         }

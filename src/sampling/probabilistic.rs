@@ -45,7 +45,9 @@ pub enum BadSettings {
     #[error("sampling_percentage: {0} is not a percentage; write 0 to 100")]
     Percentage(f32),
     /// Above zero, but below what a threshold can express.
-    #[error("sampling_percentage: {0} is below the smallest probability, 2^-56; write 0 to sample out everything")]
+    #[error(
+        "sampling_percentage: {0} is below the smallest probability, 2^-56; write 0 to sample out everything"
+    )]
     TooSmall(f32),
     /// Not 1 to 14.
     #[error("sampling_precision: {0} is outside 1 to 14")]
@@ -400,8 +402,12 @@ mod tests {
                 _ => None,
             };
             let mut out = String::new();
-            let decision =
-                Sampler::new(settings).unwrap().span(Some(trace_id(column[6])), column[7], priority, &mut out);
+            let decision = Sampler::new(settings).unwrap().span(
+                Some(trace_id(column[6])),
+                column[7],
+                priority,
+                &mut out,
+            );
             let after = match (decision.keep, decision.rewritten) {
                 (true, true) => out.as_str(),
                 (true, false) => column[7],
@@ -488,9 +494,11 @@ mod tests {
         let all = Sampler::new(sampler(Mode::Equalizing, 50.0)).unwrap();
         let kept = all.log(&LogFacts { randomness: Some("80000000000000"), ..LogFacts::default() });
         let half = Threshold::parse("8");
-        let expected = LogDecision { keep: true, decider: Decider::Randomness, randomness: None, threshold: half };
+        let expected =
+            LogDecision { keep: true, decider: Decider::Randomness, randomness: None, threshold: half };
         assert_eq!(kept, expected);
-        let stricter = LogFacts { randomness: Some("e0000000000000"), threshold: Some("c"), ..LogFacts::default() };
+        let stricter =
+            LogFacts { randomness: Some("e0000000000000"), threshold: Some("c"), ..LogFacts::default() };
         assert_eq!(all.log(&stricter).threshold, Threshold::parse("c"));
         assert!(!all.log(&LogFacts { randomness: Some("8"), ..stricter }).keep, "malformed fails closed");
         let contradicted = LogFacts { randomness: Some("90000000000000"), ..stricter };
@@ -510,8 +518,9 @@ mod tests {
         let by_id = all.log(&LogFacts { trace_id: id, ..order });
         assert_eq!(by_id.randomness, Randomness::parse("f984040d03019e"));
         assert_eq!(all.log(&LogFacts { trace_id: id, hash_trace_id: false, ..order }), by_order);
-        assert_eq!(all.log(&LogFacts { threshold: Some("0"), ..order }).keep, false, "already marked");
-        let open = Sampler::new(Settings { fail_closed: false, ..settings }).unwrap().log(&LogFacts::default());
+        assert!(!all.log(&LogFacts { threshold: Some("0"), ..order }).keep, "already marked");
+        let open =
+            Sampler::new(Settings { fail_closed: false, ..settings }).unwrap().log(&LogFacts::default());
         assert_eq!((open.keep, open.randomness, open.threshold), (true, None, Some(Threshold::ALWAYS)));
     }
 

@@ -121,7 +121,9 @@ fn is_member(item: &str) -> bool {
         return true;
     }
     let Some((key, value)) = item.split_once('=') else { return false };
-    is_key(key) && (1..=256).contains(&value.len()) && value.bytes().all(|b| matches!(b, 0x20..=0x7e) && b != b'=')
+    is_key(key)
+        && (1..=256).contains(&value.len())
+        && value.bytes().all(|b| matches!(b, 0x20..=0x7e) && b != b'=')
 }
 
 fn is_key(key: &str) -> bool {
@@ -160,9 +162,14 @@ mod tests {
 
     #[test]
     fn members_are_written_in_order_without_blanks() {
-        let check = |text: &str, out: &str, ok: bool| assert_eq!(rewritten(text), (out.to_owned(), ok), "{text:?}");
+        let check =
+            |text: &str, out: &str, ok: bool| assert_eq!(rewritten(text), (out.to_owned(), ok), "{text:?}");
         check("", "", true);
-        check(" a=1 ,,\tot=k:1;th:8;rv:6E6d1a75832a2f , b@c= x y ", "ot=rv:6E6d1a75832a2f;th:8;k:1,a=1,b@c= x y", true);
+        check(
+            " a=1 ,,\tot=k:1;th:8;rv:6E6d1a75832a2f , b@c= x y ",
+            "ot=rv:6E6d1a75832a2f;th:8;k:1,a=1,b@c= x y",
+            true,
+        );
         check("ot=th:8,ot=k:1", "ot=k:1", true);
         check("ot=th:8,ot=bad", "", false);
         check("ot=rv:1;th:8;k:1", "ot=th:8;k:1", false);

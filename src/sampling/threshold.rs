@@ -235,8 +235,8 @@ mod tests {
         };
         check("0", Some(0));
         check("8", Some(1 << 55));
-        check("004189", Some(0x0041_8900_0000_00));
-        check("FD70a", Some(0xfd70_a000_0000_00));
+        check("004189", Some(0x0000_4189_0000_0000));
+        check("FD70a", Some(0x00fd_70a0_0000_0000));
         check("ffffffffffffff", Some(RANDOMNESS_VALUES - 1));
         check("", None);
         check("fffffffffffffff", None);

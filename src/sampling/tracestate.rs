@@ -160,8 +160,19 @@ mod tests {
     fn malformed_members_are_told_apart_from_absent_ones() {
         let long = format!("ot=k:{}", "x".repeat(255));
         for text in [
-            "ot=", "ot=th", "ot=th:", "ot=th:xyz", "ot=th:123456789abcdef", "ot=rv:1", "ot=th:8;", "ot=th:8;th:8",
-            "ot=th:8,ot=th:8", "ot=T:8", "ot=a b:c", "a=b,ot=th:-1", &long,
+            "ot=",
+            "ot=th",
+            "ot=th:",
+            "ot=th:xyz",
+            "ot=th:123456789abcdef",
+            "ot=rv:1",
+            "ot=th:8;",
+            "ot=th:8;th:8",
+            "ot=th:8,ot=th:8",
+            "ot=T:8",
+            "ot=a b:c",
+            "a=b,ot=th:-1",
+            &long,
         ] {
             assert_eq!(read(text), Err(MalformedOt), "{text:?}");
         }

@@ -191,7 +191,12 @@ impl InForce {
         });
     }
 
-    async fn follow(self: &Arc<Self>, events: &mut mpsc::Receiver<()>, mut watcher: Events, interval: Duration) {
+    async fn follow(
+        self: &Arc<Self>,
+        events: &mut mpsc::Receiver<()>,
+        mut watcher: Events,
+        interval: Duration,
+    ) {
         // Between loading and watching the file may have changed: the first tick comes at once.
         let mut poll = tokio::time::interval(interval);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
