@@ -104,7 +104,11 @@ impl Matching<'_> {
                 }),
             });
         }
-        Condition::All(conditions.into())
+        match conditions.len() {
+            // One test needs no list around it; it is asked for every item.
+            1 if depth > 0 => conditions.remove(0),
+            _ => Condition::All(conditions.into()),
+        }
     }
 
     fn group(&mut self, at: &At<'_>, depth: usize, problems: &mut Problems) -> Option<Box<[Condition]>> {

@@ -86,7 +86,17 @@ fn write_other_sub_keys(out: &mut String, trace_state: &str) {
 }
 
 fn members(trace_state: &str) -> impl Iterator<Item = &str> {
-    trace_state.split(',').map(|member| member.trim_matches([' ', '\t'])).filter(|member| !member.is_empty())
+    trace_state.split(',').map(trimmed).filter(|member| !member.is_empty())
+}
+
+/// Without the blanks around; most members have none.
+pub(super) fn trimmed(member: &str) -> &str {
+    let blank = |b: &u8| matches!(b, b' ' | b'\t');
+    let bytes = member.as_bytes();
+    match bytes.first().is_some_and(blank) || bytes.last().is_some_and(blank) {
+        true => member.trim_matches([' ', '\t']),
+        false => member,
+    }
 }
 
 /// The members of other vendors.
@@ -112,7 +122,7 @@ fn read_value(value: &str) -> Result<Found, MalformedOt> {
         return Err(MalformedOt);
     }
     for sub in value.split(';') {
-        let (key, text) = sub_key(sub).ok_or(MalformedOt)?;
+        let (key, text) = sub.split_once(':').ok_or(MalformedOt)?;
         match key {
             "th" if !std::mem::replace(&mut seen_th, true) => {
                 found.threshold = Some(Threshold::parse(text).ok_or(MalformedOt)?);
@@ -121,6 +131,7 @@ fn read_value(value: &str) -> Result<Found, MalformedOt> {
                 found.randomness = Some(Randomness::parse(text).ok_or(MalformedOt)?);
             }
             "th" | "rv" => return Err(MalformedOt),
+            _ if sub_key(sub).is_none() => return Err(MalformedOt),
             _ => {}
         }
     }

@@ -6,7 +6,7 @@
 use super::{Decision, Found, ItemFacts, Oddities, RANDOMNESS_ATTRIBUTE, THRESHOLD_ATTRIBUTE, Write};
 use crate::otlp::Signal;
 use crate::policies::{Lookup, Scalar};
-use crate::sampling::threshold::{Randomness, Threshold, combine};
+use crate::sampling::threshold::{Randomness, Threshold};
 use crate::sampling::tracestate;
 
 /// The random flag of W3C trace flags.
@@ -80,10 +80,8 @@ impl Marks {
         self.randomness.map_or(probability >= 1.0, |randomness| threshold.keeps(randomness))
     }
 
-    pub(super) fn decide(&self, found: &Found) -> Decision {
-        let combined =
-            if found.dropped { None } else { combine(self.threshold, found.probability, found.upstream) };
-        let kept = combined.filter(|threshold| self.passes(*threshold, found.probability));
+    pub(super) fn decide(&self, found: &Found, threshold: Option<Threshold>) -> Decision {
+        let kept = threshold.filter(|threshold| self.passes(*threshold, found.probability));
         let untouchable = self.oddities.malformed;
         let write = match kept {
             _ if untouchable => Write::Nothing,

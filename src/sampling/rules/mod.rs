@@ -15,7 +15,7 @@ use jiff::Timestamp;
 
 use marks::Marks;
 
-use super::threshold::{Randomness, Threshold, combine};
+use super::threshold::{Randomness, Rounded, Threshold};
 use super::tracestate;
 use crate::otlp::Signal;
 use crate::policies::condition::{ItemTest, Leaf, ResourceDimension, ResourceTest};
@@ -153,6 +153,7 @@ pub struct Evaluator {
     answers: Vec<Option<bool>>,
     candidates: Vec<Candidate>,
     shadows: Vec<ShadowOutcome>,
+    rounded: Rounded,
 }
 
 /// A rule that may apply to items of the resource at hand.
@@ -180,6 +181,7 @@ impl Evaluator {
             answers: Vec::new(),
             candidates: Vec::new(),
             shadows: Vec::new(),
+            rounded: Rounded::default(),
         }
     }
 
@@ -227,10 +229,17 @@ impl Evaluator {
         let found = self.walk(plan, item);
         let marks = Marks::of(item, self.signal, found.probability < 1.0 || !self.shadows.is_empty());
         for shadow in &mut self.shadows {
-            shadow.keep = combine(marks.threshold, shadow.probability, shadow.upstream)
+            shadow.keep = self
+                .rounded
+                .combine(marks.threshold, shadow.probability, shadow.upstream)
                 .is_some_and(|threshold| marks.passes(threshold, shadow.probability));
         }
-        marks.decide(&found)
+        let threshold = if found.dropped {
+            None
+        } else {
+            self.rounded.combine(marks.threshold, found.probability, found.upstream)
+        };
+        marks.decide(&found, threshold)
     }
 
     /// What shadowed rules would have done to the item decided last.
