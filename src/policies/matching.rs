@@ -209,7 +209,8 @@ fn collect_strings<'n>(at: &At<'n>, found: &mut Vec<At<'n>>) {
     }
 }
 
-fn resource_dimension(key: &str) -> Option<ResourceDimension> {
+/// The dimension of a resource with this name.
+pub(super) fn resource_dimension(key: &str) -> Option<ResourceDimension> {
     Some(match key {
         "tenant" => ResourceDimension::Tenant,
         "tier" => ResourceDimension::Tier,

@@ -19,6 +19,8 @@ pub(super) struct Marks {
     randomness: Option<Randomness>,
     /// To be written to a log record that has neither randomness nor trace id.
     hashed: Option<Randomness>,
+    /// Whether no sampler was here before: only then may a group's randomness be written.
+    first: bool,
     oddities: Oddities,
 }
 
@@ -30,6 +32,7 @@ impl Marks {
             Signal::Logs => Self::of_attributes(item.attribute),
             Signal::Metrics => return Self::default(),
         };
+        marks.first = !marks.oddities.malformed && marks.threshold.is_none() && marks.randomness.is_none();
         if marks.randomness.is_none() && (needed || marks.threshold.is_some()) {
             marks.randomness = item.trace_id.as_ref().and_then(Randomness::from_trace_id);
             if signal == Signal::Traces {
@@ -76,12 +79,14 @@ impl Marks {
     }
 
     /// Without randomness only certainty keeps.
-    pub(super) fn passes(&self, threshold: Threshold, probability: f64) -> bool {
-        self.randomness.map_or(probability >= 1.0, |randomness| threshold.keeps(randomness))
+    pub(super) fn passes(&self, threshold: Threshold, found: &Found) -> bool {
+        let group = found.group.filter(|_| self.first);
+        let randomness = group.or(self.randomness);
+        randomness.map_or(found.probability >= 1.0, |randomness| threshold.keeps(randomness))
     }
 
     pub(super) fn decide(&self, found: &Found, threshold: Option<Threshold>) -> Decision {
-        let kept = threshold.filter(|threshold| self.passes(*threshold, found.probability));
+        let kept = threshold.filter(|threshold| self.passes(*threshold, found));
         let untouchable = self.oddities.malformed;
         let write = match kept {
             _ if untouchable => Write::Nothing,
@@ -91,6 +96,8 @@ impl Marks {
             }
             _ => Write::Nothing,
         };
+        let group = found.group.filter(|_| self.first);
+        let sampled = kept.is_some() && found.probability < 1.0 && !untouchable;
         let unknown = self.oddities.inconsistent_threshold || untouchable;
         Decision {
             keep: kept.is_some(),
@@ -99,8 +106,12 @@ impl Marks {
             probability: found.probability,
             threshold: kept.filter(|_| !unknown),
             write,
-            randomness: self.hashed.filter(|_| kept.is_some() && !untouchable),
-            oddities: self.oddities,
+            randomness: group.or(self.hashed).filter(|_| sampled),
+            oddities: Oddities {
+                missing_randomness: self.oddities.missing_randomness && group.is_none(),
+                no_random_flag: self.oddities.no_random_flag && group.is_none(),
+                ..self.oddities
+            },
         }
     }
 }
@@ -109,12 +120,21 @@ impl Marks {
 ///
 /// Multiply and fold over words of eight bytes; the constants are odd and have no meaning.
 pub(super) fn stable_hash(bytes: &[u8]) -> u64 {
+    hash_on(0, bytes)
+}
+
+/// The randomness all traces of a tenant with one value share.
+pub(super) fn group_randomness(tenant: &str, value: &str) -> Randomness {
+    Randomness::from_low_bits(hash_on(stable_hash(tenant.as_bytes()), value.as_bytes()))
+}
+
+fn hash_on(seed: u64, bytes: &[u8]) -> u64 {
     const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
     let mix = |hash: u64, word: u64| {
         let product = u128::from(hash ^ word) * u128::from(STEP | 1);
         (product as u64) ^ (product >> 64) as u64
     };
-    let mut hash = STEP ^ bytes.len() as u64;
+    let mut hash = seed ^ STEP ^ bytes.len() as u64;
     for chunk in bytes.chunks(8) {
         let mut word = [0; 8];
         word[..chunk.len()].copy_from_slice(chunk);

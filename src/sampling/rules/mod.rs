@@ -81,7 +81,7 @@ pub struct Decision {
     pub threshold: Option<Threshold>,
     /// What to write to a kept item.
     pub write: Write,
-    /// What to write to `sampling.randomness` of a kept log record.
+    /// What to write to `sampling.randomness` of a kept log record, or to `rv` of a span.
     pub randomness: Option<Randomness>,
     /// What was odd about it.
     pub oddities: Oddities,
@@ -118,8 +118,7 @@ pub struct ShadowOutcome {
     pub rule: usize,
     /// Whether the item would have been kept.
     pub keep: bool,
-    probability: f64,
-    upstream: Upstream,
+    found: Found,
 }
 
 impl Decision {
@@ -131,16 +130,16 @@ impl Decision {
             _ => "sampled_out",
         }
     }
-}
 
-impl Write {
     /// Writes a span's new tracestate to `out`. `None`: it stays as it is; `Some(false)`: the threshold
     /// did not fit, and the tracestate leaves without one.
-    pub fn trace_state(self, before: &str, out: &mut String) -> Option<bool> {
-        match self {
+    pub fn trace_state(&self, before: &str, out: &mut String) -> Option<bool> {
+        match self.write {
             Write::Nothing => None,
-            Write::Threshold(threshold) => Some(tracestate::write(out, before, Some(threshold))),
-            Write::Erase => Some(tracestate::write(out, before, None)),
+            Write::Threshold(threshold) => {
+                Some(tracestate::write(out, before, Some(threshold), self.randomness))
+            }
+            Write::Erase => Some(tracestate::write(out, before, None, None)),
         }
     }
 }
@@ -164,6 +163,7 @@ struct Candidate {
     whole: bool,
     /// How much it applies while it fades: 1 in full.
     weight: f64,
+    group: Option<Randomness>,
 }
 
 impl Default for Evaluator {
@@ -210,7 +210,8 @@ impl Evaluator {
                 }
             });
             if answer != Some(false) {
-                self.candidates.push(Candidate { rule: index, whole: answer.is_some(), weight });
+                let group = rule.group_by.as_ref().and_then(|dimension| group(dimension, resource));
+                self.candidates.push(Candidate { rule: index, whole: answer.is_some(), weight, group });
             }
             if answer == Some(true) && rule.is_terminal() && rule.mode == Mode::Enforce && weight >= 1.0 {
                 break;
@@ -229,10 +230,9 @@ impl Evaluator {
         let found = self.walk(plan, item);
         let marks = Marks::of(item, self.signal, found.probability < 1.0 || !self.shadows.is_empty());
         for shadow in &mut self.shadows {
-            shadow.keep = self
-                .rounded
-                .combine(marks.threshold, shadow.probability, shadow.upstream)
-                .is_some_and(|threshold| marks.passes(threshold, shadow.probability));
+            let threshold =
+                self.rounded.combine(marks.threshold, shadow.found.probability, shadow.found.upstream);
+            shadow.keep = threshold.is_some_and(|threshold| marks.passes(threshold, &shadow.found));
         }
         let threshold = if found.dropped {
             None
@@ -255,20 +255,47 @@ impl Evaluator {
 }
 
 fn passes(test: &ResourceTest, resource: &ResourceFacts<'_>) -> bool {
-    let text = |value: Option<&str>| test.matcher.matches(value.map(Scalar::Str));
-    match &test.dimension {
-        ResourceDimension::Tenant => text(Some(resource.tenant)),
-        ResourceDimension::Tier => text(resource.block.tier.as_deref()),
-        ResourceDimension::ModelName => text(resource.model_name),
-        ResourceDimension::ModelVersion => text(resource.model_version),
-        ResourceDimension::Service => test.matcher.matches_attribute(resource.attribute, "service.name"),
-        ResourceDimension::Environment => {
-            let current = "deployment.environment.name";
-            let present = (resource.attribute)(current, &mut |_| true).is_some();
-            let key = if present { current } else { "deployment.environment" };
-            test.matcher.matches_attribute(resource.attribute, key)
+    match value_of(&test.dimension, resource) {
+        ResourceValue::Text(value) => test.matcher.matches(value.map(Scalar::Str)),
+        ResourceValue::Attribute(key) => test.matcher.matches_attribute(resource.attribute, key),
+    }
+}
+
+/// The randomness of the group a resource belongs to; `None` without a value.
+fn group(dimension: &ResourceDimension, resource: &ResourceFacts<'_>) -> Option<Randomness> {
+    let of_value = |value: Scalar<'_>| value.with_text(|text| marks::group_randomness(resource.tenant, text));
+    match value_of(dimension, resource) {
+        ResourceValue::Text(value) => of_value(Scalar::Str(value?)),
+        ResourceValue::Attribute(key) => {
+            let mut found = None;
+            (resource.attribute)(key, &mut |value| {
+                found = of_value(value);
+                true
+            })?;
+            found
         }
-        ResourceDimension::Attribute(key) => test.matcher.matches_attribute(resource.attribute, key),
+    }
+}
+
+/// Where a dimension has its value.
+enum ResourceValue<'a> {
+    Text(Option<&'a str>),
+    Attribute(&'a str),
+}
+
+fn value_of<'a>(dimension: &'a ResourceDimension, resource: &ResourceFacts<'a>) -> ResourceValue<'a> {
+    const ENVIRONMENT: &str = "deployment.environment.name";
+    match dimension {
+        ResourceDimension::Tenant => ResourceValue::Text(Some(resource.tenant)),
+        ResourceDimension::Tier => ResourceValue::Text(resource.block.tier.as_deref()),
+        ResourceDimension::ModelName => ResourceValue::Text(resource.model_name),
+        ResourceDimension::ModelVersion => ResourceValue::Text(resource.model_version),
+        ResourceDimension::Service => ResourceValue::Attribute("service.name"),
+        ResourceDimension::Environment => {
+            let present = (resource.attribute)(ENVIRONMENT, &mut |_| true).is_some();
+            ResourceValue::Attribute(if present { ENVIRONMENT } else { "deployment.environment" })
+        }
+        ResourceDimension::Attribute(key) => ResourceValue::Attribute(key),
     }
 }
 
@@ -285,12 +312,14 @@ fn item_passes(test: &ItemTest, item: &ItemFacts<'_>) -> bool {
 }
 
 /// What the walk came to.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Found {
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::sampling) struct Found {
     pub(super) rule: Option<usize>,
     pub(super) dropped: bool,
     pub(super) probability: f64,
     pub(super) upstream: Upstream,
+    /// The randomness of the item's group, if the rule decides by groups.
+    pub(super) group: Option<Randomness>,
 }
 
 /// What rules without action left behind.
@@ -342,12 +371,7 @@ impl Walk<'_> {
             if rule.mode == Mode::Shadow {
                 if let Some(shadows) = &mut shadows {
                     let found = self.apply(position, modifiers);
-                    shadows.push(ShadowOutcome {
-                        rule: candidate.rule,
-                        keep: false,
-                        probability: found.probability,
-                        upstream: found.upstream,
-                    });
+                    shadows.push(ShadowOutcome { rule: candidate.rule, keep: false, found });
                 }
             } else if rule.is_terminal() {
                 return self.apply(position, modifiers);
@@ -356,7 +380,7 @@ impl Walk<'_> {
             }
         }
         let probability = modifiers.applied_to(self.base);
-        Found { rule: None, dropped: false, probability, upstream: Upstream::Equalize }
+        Found { rule: None, dropped: false, probability, upstream: Upstream::Equalize, group: None }
     }
 
     /// What comes out if the rule of this candidate takes effect.
@@ -375,7 +399,13 @@ impl Walk<'_> {
             probability = own * candidate.weight + later.probability * (1.0 - candidate.weight);
         }
         let dropped = rule.action == Action::Drop;
-        Found { rule: Some(candidate.rule), dropped, probability, upstream: rule.upstream }
+        Found {
+            rule: Some(candidate.rule),
+            dropped,
+            probability,
+            upstream: rule.upstream,
+            group: candidate.group,
+        }
     }
 
     fn matches(&self, rule: &Rule) -> bool {

@@ -240,7 +240,7 @@ fn check_span(trace_state: &str, trace_id: Option<u128>, keep: bool, after: Opti
     let decision = decide(&half, &Case { trace_state, trace_id, ..span() });
     assert_eq!(decision.keep, keep, "{trace_state}");
     let mut out = String::new();
-    let written = decision.write.trace_state(trace_state, &mut out).map(|_| out.as_str());
+    let written = decision.trace_state(trace_state, &mut out).map(|_| out.as_str());
     assert_eq!(written, after.filter(|_| keep), "{trace_state}");
 }
 
@@ -280,7 +280,7 @@ fn a_contradiction_is_erased_and_counted() {
     assert_eq!((decision.keep, decision.write, decision.threshold), (true, Write::Erase, None));
     assert!(decision.oddities.inconsistent_threshold);
     let mut out = String::new();
-    assert_eq!(decision.write.trace_state(contradicted.trace_state, &mut out), Some(true));
+    assert_eq!(decision.trace_state(contradicted.trace_state, &mut out), Some(true));
     assert_eq!(out, "ot=k:1,a=b");
 }
 
@@ -309,6 +309,36 @@ fn upstream_samplers_are_combined_as_the_rule_says() {
     };
     assert_eq!(threshold("m"), "f3333");
     assert_eq!(threshold("x"), "e666");
+}
+
+#[test]
+fn traces_of_a_group_get_one_decision() {
+    let plan = plan("rules: [{ name: talk, rate: 50%, group_by: resource.conversation }]");
+    let decided = |value: &str, trace_id: Option<u128>, trace_state: &str| {
+        let resource = [("conversation", Scalar::Str(value))];
+        let decision = decide(&plan, &Case { resource: &resource, trace_id, trace_state, ..span() });
+        let mut out = String::new();
+        decision.trace_state(trace_state, &mut out);
+        (decision, out)
+    };
+    let mut kept = 0;
+    for conversation in 0..200 {
+        let name = format!("conversation {conversation}");
+        let (first, text) = decided(&name, Some(1), "");
+        assert_eq!(decided(&name, Some(u128::MAX), ""), (first, text.clone()));
+        assert_eq!(decided(&name, None, ""), (first, text.clone()));
+        kept += usize::from(first.keep);
+        if first.keep {
+            assert_eq!(text, format!("ot=th:8;rv:{}", first.randomness.unwrap().text()));
+            let (again, text) = decided(&name, Some(1), &text);
+            assert_eq!((again.keep, text.as_str()), (true, ""), "the next collector agrees");
+        }
+    }
+    assert!((70..130).contains(&kept), "{kept}");
+    let marked = decided("conversation 1", Some(u128::MAX), "ot=th:4").0;
+    assert_eq!((marked.keep, marked.randomness), (true, None), "not after another sampler");
+    let ungrouped = decide(&plan, &Case { trace_id: Some(u128::MAX), ..span() });
+    assert_eq!((ungrouped.keep, ungrouped.randomness), (true, None), "without a value by trace");
 }
 
 #[test]
@@ -395,7 +425,7 @@ proptest! {
             let rate = f64::from(permille) / 10.0;
             let plan = plan(&format!("rules: [{{ name: a, rate: \"{rate}%\" }}]"));
             let mut before = String::new();
-            tracestate::write(&mut before, "", th.and_then(Threshold::new));
+            tracestate::write(&mut before, "", th.and_then(Threshold::new), None);
             decide(&plan, &Case { trace_id: Some(id), trace_state: &before, ..span() })
         };
         let (strict, lax) = (decided(a.min(b)), decided(a.max(b)));
