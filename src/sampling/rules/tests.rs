@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::marks::stable_hash;
 use super::*;
+use crate::policies::condition::Condition;
 use crate::policies::parse;
 use crate::sampling::run_tests;
 use crate::yaml::Source;
@@ -433,6 +434,58 @@ proptest! {
         if let (Some(out), false) = (strict.threshold, strict.oddities.inconsistent_threshold) {
             prop_assert!(out.value() >= th.unwrap_or(0));
             prop_assert!(out.keeps(Randomness::from_trace_id(&id.to_be_bytes()).unwrap()));
+        }
+    }
+}
+
+/// A condition over four tests of the resource and three of the item.
+fn any_condition() -> impl Strategy<Value = Condition> {
+    let leaf = prop_oneof![
+        (0..4_usize).prop_map(Condition::Resource),
+        (0..3_u8).prop_map(|bit| Condition::Item(ItemTest::Status(1 << bit))),
+    ];
+    leaf.prop_recursive(3, 16, 3, |inner| {
+        let list = prop::collection::vec(inner, 0..4).prop_map(Vec::into_boxed_slice);
+        prop_oneof![
+            list.clone().prop_map(Condition::All),
+            list.clone().prop_map(Condition::Any),
+            list.prop_map(Condition::None),
+        ]
+    })
+}
+
+/// What a condition says, without short cuts.
+fn holds(condition: &Condition, resource: [bool; 4], status: i32) -> bool {
+    let holds = |condition: &Condition| holds(condition, resource, status);
+    match condition {
+        Condition::All(list) => list.iter().all(holds),
+        Condition::Any(list) => list.iter().any(holds),
+        Condition::None(list) => !list.iter().any(holds),
+        Condition::Resource(number) => resource[*number],
+        Condition::Item(ItemTest::Status(bits)) => bits >> status & 1 == 1,
+        Condition::Item(_) => false,
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_first_rule_that_holds_decides(
+        conditions in prop::collection::vec(any_condition(), 0..6), resource: [bool; 4], statuses: [u8; 4],
+    ) {
+        let four = "rules: [{ name: r, rate: 50%, match: { resource.a: x, resource.b: x, resource.c: x, resource.d: x } }]";
+        let mut plan = plan(four);
+        let rule = plan.rules.remove(0);
+        plan.rules = conditions.iter().map(|condition| Rule { condition: condition.clone(), ..rule.clone() }).collect();
+        let attributes: Vec<_> = ["a", "b", "c", "d"]
+            .into_iter()
+            .zip(resource)
+            .map(|(key, holds)| (key, Scalar::Str(if holds { "x" } else { "y" })))
+            .collect();
+        let mut evaluator = Evaluator::new();
+        for status in statuses.map(|status| i32::from(status % 3)) {
+            let case = Case { resource: &attributes, status, ..span() };
+            let expected = conditions.iter().position(|condition| holds(condition, resource, status));
+            prop_assert_eq!(decide_with(&mut evaluator, &plan, &case).rule, expected);
         }
     }
 }
