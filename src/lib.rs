@@ -9,9 +9,11 @@
 //! do not know each other. `tests/it/layers.rs` reads the list below and enforces it.
 
 // layer: ground
+pub mod compression;
 pub mod identity;
 pub mod tasks;
 pub mod units;
+// layer: text with positions
 pub mod yaml;
 // layer: OTLP on the wire
 pub mod otlp;
@@ -20,6 +22,7 @@ pub mod outcome;
 // layer: what flows
 pub mod batch;
 // layer: files
+pub mod config;
 pub mod policies;
 // layer: certificates
 // layer: own metrics and logs
@@ -30,5 +33,6 @@ pub mod sampling;
 // layer: the graph
 pub mod pipeline;
 // layer: edges
+pub mod admin;
 // layer: life
 // layer: command line

@@ -243,7 +243,11 @@ macro_rules! unit {
 
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
+                let text = self.to_string();
+                match text.parse() {
+                    Ok(number) => serializer.serialize_u64(number),
+                    Err(_) => serializer.serialize_str(&text),
+                }
             }
         }
 

@@ -10,12 +10,14 @@
 //! published schema and the reference file. Not here: what a key means. Invariant: [`read()`] returns a
 //! value only if it reported no error.
 
+mod bounds;
 mod check;
 mod node;
 mod parse;
 mod problem;
 mod read;
 mod scalar;
+mod schema;
 
 pub use check::{SECRET_KEYS, did_you_mean};
 pub use node::{Entry, Location, Node, Source, Value, join_index, join_key};

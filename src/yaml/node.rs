@@ -106,11 +106,24 @@ pub struct Entry {
     pub value: Node,
 }
 
+impl Entry {
+    /// Another value under the same key.
+    pub fn with(&self, value: Node) -> Self {
+        Self { key: self.key.clone(), key_location: self.key_location.clone(), value }
+    }
+}
+
 impl Node {
     /// A node that was not written as such, but stands for something at `location`.
     pub fn new(value: Value, location: Location) -> Self {
         let extent = location.bytes.clone();
         Self { value, location, text: None, extent }
+    }
+
+    /// Another value at the same place.
+    pub fn with(&self, value: Value) -> Self {
+        let (location, text, extent) = (self.location.clone(), self.text.clone(), self.extent.clone());
+        Self { value, location, text, extent }
     }
 
     /// The entries of a map; none for anything else.
@@ -176,7 +189,7 @@ impl Node {
             Value::Null => "nothing",
             Value::Bool(_) => "true or false",
             Value::Int(_) => "a whole number",
-            Value::Float(_) => "a number",
+            Value::Float(_) => "a decimal number",
             Value::Str(_) => "a string",
             Value::Seq(_) => "a list",
             Value::Map(_) => "a map",

@@ -121,10 +121,18 @@ impl Builder {
         self.problems.error(location, "", message, None);
     }
 
+    /// Where a mark is in the text. Marks of errors may lack a byte offset; lines and columns they have.
     fn offset(&self, mark: Marker) -> usize {
         let text = &self.source.text;
         let bom = text.len() - text.trim_start_matches('\u{feff}').len();
-        mark.byte_offset().map_or(0, |o| (o + bom).min(text.len()))
+        let known = mark.byte_offset().map(|offset| offset + bom);
+        known.filter(|offset| text.is_char_boundary(*offset)).unwrap_or_else(|| {
+            let mut lines = text.split_inclusive('\n');
+            let before: usize = lines.by_ref().take(mark.line().saturating_sub(1)).map(str::len).sum();
+            let line = lines.next().unwrap_or_default();
+            let column = line.char_indices().nth(mark.col()).map_or(line.len(), |(at, _)| at);
+            before + column
+        })
     }
 
     fn locate(&self, start: Marker, end: Marker) -> Location {

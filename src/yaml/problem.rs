@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
+use super::check::with_meant;
 use super::parse::first_line;
-use super::{Location, Node, SECRET_KEYS, Source};
+use super::{Entry, Location, Node, SECRET_KEYS, Source, did_you_mean, join_key};
 
 /// How bad a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,6 +114,17 @@ impl Problems {
         let mut problem = problem(location, path, message.into(), help);
         problem.severity = Severity::Warning;
         self.list.push(problem);
+    }
+
+    /// Reports a key that is not among those known here, with the one probably meant.
+    pub fn unknown_key(&mut self, path: &str, entry: &Entry, known: &[&str]) {
+        let meant = did_you_mean(&entry.key, known.iter().copied());
+        let help = match known {
+            [] => "this takes no keys".to_owned(),
+            _ => with_meant(meant, format!("keys here: {}", known.join(", "))),
+        };
+        let path = join_key(path, &entry.key);
+        self.error(&entry.key_location, &path, "unknown key", Some(help));
     }
 
     /// Keeps what stands in `node` out of every snippet. Keys stay visible.

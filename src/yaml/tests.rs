@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use proptest::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -130,10 +131,9 @@ fn values_are_read_in_all_their_forms() {
 }
 
 #[test]
-fn null_is_a_map_of_defaults_an_empty_list_or_absent() {
+fn null_means_the_default() {
     let file = load("timeout:\nrules:\ntls:\nheaders:\nsize:\nmode:\nname: ~\n").unwrap();
-    assert_eq!(file.tls, Some(Tls::default()));
-    assert_eq!(File { tls: None, ..file.clone() }, File::default());
+    assert_eq!(file, File::default());
     assert_eq!(load("").unwrap(), File::default());
 }
 
@@ -262,4 +262,60 @@ fn paths_find_nodes() {
     assert_eq!(node.at("a[0].b[\"x.y\"]").unwrap().value, Value::Int(1));
     assert_eq!(node.at("a[1]"), None);
     assert_eq!(join_key("a[0].b", "x.y"), "a[0].b[\"x.y\"]");
+}
+
+fn pieces() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        Just("a:"),
+        Just("timeout: "),
+        Just("\n"),
+        Just("\r\n"),
+        Just("  "),
+        Just("- "),
+        Just("["),
+        Just("]"),
+        Just("{"),
+        Just("}"),
+        Just("\""),
+        Just("'"),
+        Just("é😀"),
+        Just("\u{feff}"),
+        Just("\t"),
+        Just("&x "),
+        Just("*x"),
+        Just("<<: "),
+        Just("!!str "),
+        Just("|\n"),
+        Just("#c"),
+        Just("key_pem: "),
+        Just("headers: "),
+        Just("rules: "),
+        Just("10s"),
+        Just("---\n"),
+        Just("\0"),
+        Just("? "),
+        Just(", "),
+        Just("- id: 1\n  "),
+        Just("\u{2028}"),
+        Just("%YAML 1.2\n"),
+    ];
+    proptest::collection::vec(piece, 0..30).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in pieces()) {
+        let source = Source::new("f.yaml", text);
+        for tree in [parse(&source), parse_with_aliases(&source)] {
+            let problems = match tree {
+                Err(problems) => problems,
+                Ok(node) => {
+                    let mut problems = Problems::new();
+                    let _ = read::<File>(&node, &mut problems);
+                    problems
+                }
+            };
+            prop_assert!(problems.to_string().len() < 1_000_000);
+        }
+    }
 }

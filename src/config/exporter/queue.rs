@@ -1,0 +1,145 @@
+//! Keys of the sending queue and of retries, shared by all exporters that send over a network.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{null_is_default, null_is_present};
+use crate::units::ByteSize;
+
+/// What a queue is measured in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Sizer {
+    /// Batches: one for each tenant and signal of a request.
+    Requests,
+    /// Spans, data points, log records.
+    Items,
+    /// Encoded bytes.
+    Bytes,
+}
+
+/// What waits to be sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SendingQueue {
+    /// Without a queue the sender waits for the destination's answer and is told of a failure; retries
+    /// still apply, until the sender's deadline. Default: true.
+    pub enabled: bool,
+    /// Requests under way at the same time. Default: 10. Range: 1 to 1000.
+    pub num_consumers: usize,
+    /// How much may wait and be under way, in units of `sizer`; more is refused, or waits with
+    /// `block_on_overflow`. Default: 1000. Range: at least 1.
+    pub queue_size: u64,
+    /// The unit of `queue_size`. Default: requests. Range: requests, items, bytes.
+    pub sizer: Sizer,
+    /// The bound in bytes that holds whatever `sizer` is: the memory this queue can take. Tollgate's own
+    /// key. Default: 128MiB. Range: at least 1KiB.
+    pub max_bytes: ByteSize,
+    /// Lets senders wait for room until their deadline, instead of refusing them. Default: false.
+    pub block_on_overflow: bool,
+    /// Answers senders only with the destination's answer. Default: false.
+    pub wait_for_result: bool,
+    /// A storage extension that keeps the queue on disk; not yet available. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage: Option<String>,
+    /// Merges batches before they are sent, waiting for more. Default: absent; what waits anyway is
+    /// merged up to 1 MiB, without waiting.
+    #[serde(deserialize_with = "null_is_present", skip_serializing_if = "Option::is_none")]
+    pub batch: Option<Batching>,
+}
+
+impl Default for SendingQueue {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            num_consumers: 10,
+            queue_size: 1000,
+            sizer: Sizer::Requests,
+            max_bytes: ByteSize(128 * 1024 * 1024),
+            block_on_overflow: false,
+            wait_for_result: false,
+            storage: None,
+            batch: None,
+        }
+    }
+}
+
+/// How batches are merged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Batching {
+    /// How long the oldest batch waits for `min_size`. Default: 200ms. Range: above 0.
+    #[serde(with = "crate::units::duration")]
+    #[schemars(schema_with = "crate::units::duration::schema")]
+    pub flush_timeout: Duration,
+    /// Sent as soon as this much of one signal is there. Default: 8192.
+    pub min_size: u64,
+    /// No request is merged above this; one batch that is larger by itself is sent as it is. 0 means no
+    /// limit. Default: 0. Range: 0, or at least `min_size`.
+    pub max_size: u64,
+    /// The unit of `min_size` and `max_size`. Default: items. Range: items, bytes.
+    pub sizer: Sizer,
+    /// Keeps batches apart; not yet available. Default: none.
+    #[serde(deserialize_with = "null_is_default")]
+    pub partition: Partition,
+}
+
+impl Default for Batching {
+    fn default() -> Self {
+        Self {
+            flush_timeout: Duration::from_millis(200),
+            min_size: 8192,
+            max_size: 0,
+            sizer: Sizer::Items,
+            partition: Partition::default(),
+        }
+    }
+}
+
+/// What keeps batches apart.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Partition {
+    /// Request headers whose values are not mixed; not yet available. Default: none.
+    pub metadata_keys: Vec<String>,
+}
+
+/// What happens after a failure that may pass.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryOnFailure {
+    /// Without retries a failed batch is lost at once. Default: true.
+    pub enabled: bool,
+    /// The wait after the first failure. Default: 5s. Range: above 0.
+    #[serde(with = "crate::units::duration")]
+    #[schemars(schema_with = "crate::units::duration::schema")]
+    pub initial_interval: Duration,
+    /// Scatters each wait by up to this share of it, both ways. Default: 0.5. Range: 0 to 1.
+    pub randomization_factor: f64,
+    /// Each wait is this many times the one before. Default: 1.5. Range: at least 1.
+    pub multiplier: f64,
+    /// The longest wait, unless the destination asks for a longer one. Default: 30s.
+    #[serde(with = "crate::units::duration")]
+    #[schemars(schema_with = "crate::units::duration::schema")]
+    pub max_interval: Duration,
+    /// Past this a batch is given up; 0 means never. Default: 300s. Range: 0, or at least
+    /// `initial_interval` and `max_interval`.
+    #[serde(with = "crate::units::duration")]
+    #[schemars(schema_with = "crate::units::duration::schema")]
+    pub max_elapsed_time: Duration,
+}
+
+impl Default for RetryOnFailure {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            initial_interval: Duration::from_secs(5),
+            randomization_factor: 0.5,
+            multiplier: 1.5,
+            max_interval: Duration::from_secs(30),
+            max_elapsed_time: Duration::from_secs(300),
+        }
+    }
+}
