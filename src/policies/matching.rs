@@ -104,7 +104,11 @@ impl Matching<'_> {
                 }),
             });
         }
-        Condition::All(conditions.into())
+        match conditions.len() {
+            // One test needs no list around it; it is asked for every item.
+            1 if depth > 0 => conditions.remove(0),
+            _ => Condition::All(conditions.into()),
+        }
     }
 
     fn group(&mut self, at: &At<'_>, depth: usize, problems: &mut Problems) -> Option<Box<[Condition]>> {
@@ -205,7 +209,8 @@ fn collect_strings<'n>(at: &At<'n>, found: &mut Vec<At<'n>>) {
     }
 }
 
-fn resource_dimension(key: &str) -> Option<ResourceDimension> {
+/// The dimension of a resource with this name.
+pub(super) fn resource_dimension(key: &str) -> Option<ResourceDimension> {
     Some(match key {
         "tenant" => ResourceDimension::Tenant,
         "tier" => ResourceDimension::Tier,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::condition::{Condition, ResourceTest};
+use super::condition::{Condition, ResourceDimension, ResourceTest};
 use super::glob::Glob;
 use super::test_case::TestCase;
 use crate::identity::TenantId;
@@ -211,6 +211,8 @@ pub struct Rule {
     pub mode: Mode,
     /// How its probability combines with an incoming threshold.
     pub upstream: Upstream,
+    /// The value whose traces get one decision.
+    pub group_by: Option<ResourceDimension>,
     /// Who answers for it.
     pub owner: Option<String>,
     /// Why it is there.

@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use super::matching::{Matched, Matching};
+use super::condition::ResourceDimension;
+use super::matching::{Matched, Matching, resource_dimension};
 use super::plan::{Action, Active, Mode, Rule, Upstream};
 use super::reader::{At, Keys, NOT_YET, STAGE_2, STAGE_3};
 use crate::otlp::Signal;
@@ -14,11 +15,14 @@ use crate::yaml::Problems;
 const KEYS: Keys = Keys {
     known: &[
         "name", "match", "scope", "rate", "keep", "drop", "factor", "at_least", "at_most", "active", "mode",
-        "upstream", "owner", "reason",
+        "upstream", "group_by", "owner", "reason",
     ],
-    later: &[("limit", NOT_YET), ("group_by", NOT_YET), ("target", STAGE_2), ("overload", STAGE_2)],
+    later: &[("limit", NOT_YET), ("target", STAGE_2), ("overload", STAGE_2)],
 };
 
+/// What traces can be grouped by.
+const GROUPS: &[&str] =
+    &["tenant", "tier", "model.name", "model.version", "service", "environment", "resource.<k>"];
 /// The longest name of a rule.
 const MAX_NAME: usize = 64;
 /// The longest `owner` or `reason`: they go to the audit log.
@@ -61,6 +65,7 @@ pub(super) fn read(at: &At<'_>, matching: &mut Matching<'_>, problems: &mut Prob
         active: at.key("active").map(|value| read_active(&value, action, problems)).unwrap_or_default(),
         mode: at.key("mode").and_then(|value| value.choice(&modes, problems)).unwrap_or_default(),
         upstream: at.key("upstream").and_then(|value| value.choice(&upstreams, problems)).unwrap_or_default(),
+        group_by: at.key("group_by").and_then(|value| read_group(&value, action, problems)),
         owner: text(at, "owner", problems),
         reason: text(at, "reason", problems),
     };
@@ -168,6 +173,21 @@ fn read_active(at: &At<'_>, action: Action, problems: &mut Problems) -> Active {
         }
     }
     active
+}
+
+/// Every span of a trace must yield the same value, so only the resource may give it.
+fn read_group(at: &At<'_>, action: Action, problems: &mut Problems) -> Option<ResourceDimension> {
+    let name = at.text(problems)?;
+    let dimension = resource_dimension(name);
+    match &dimension {
+        None if name.starts_with("attributes.") => at.error(problems, STAGE_3),
+        None => at.not_among(GROUPS, problems),
+        Some(_) if !matches!(action, Action::Rate(_)) => {
+            at.error(problems, "only a rule with `rate` decides by groups");
+        }
+        Some(_) => {}
+    }
+    dimension
 }
 
 fn probability(at: &At<'_>, key: &str, problems: &mut Problems) -> Option<f64> {

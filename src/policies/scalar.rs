@@ -29,7 +29,7 @@ impl Scalar<'_> {
 
     /// Shows the text form of a text, whole number or truth value to `look`. Other numbers have no
     /// single text form.
-    pub(super) fn with_text<T>(self, look: impl FnOnce(&str) -> T) -> Option<T> {
+    pub fn with_text<T>(self, look: impl FnOnce(&str) -> T) -> Option<T> {
         match self {
             Scalar::Str(text) => Some(look(text)),
             Scalar::Bool(true) => Some(look("true")),

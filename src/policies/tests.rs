@@ -52,7 +52,7 @@ fn the_reference_file_is_read_without_warnings() {
     let text = include_str!("../../config/policies.yaml");
     let (plan, warnings) = read(text).unwrap_or_else(|problems| panic!("{problems}"));
     assert!(warnings.is_empty(), "{warnings}");
-    assert_eq!(plan.rules.len(), 7);
+    assert_eq!(plan.rules.len(), 8);
     assert_eq!(plan.sha256.len(), 64);
 }
 
@@ -144,7 +144,7 @@ rollout: {}
 identity: { authenticate: [], principals: [], on_mismatch: refuse, mixed_requests: whole }
 defaults: { limits: {}, queue: {}, tail: {}, sampling: { target: {} } }
 rules:
-  - { name: a, target: {}, limit: {}, group_by: tenant, overload: protected, match: { trace.spans: 5 } }
+  - { name: a, target: {}, limit: {}, group_by: attributes.x, overload: protected, match: { trace.spans: 5 } }
 enrichment: { model_name: { from: [pod_label.app] } }
 ",
         &[
@@ -161,9 +161,9 @@ enrichment: { model_name: { from: [pod_label.app] } }
             "p.yaml:6:58: defaults.sampling.target: needs stage 2, which is not yet available",
             "p.yaml:8:16: rules[0].target: needs stage 2, which is not yet available",
             "p.yaml:8:28: rules[0].limit: not yet available",
-            "p.yaml:8:39: rules[0].group_by: not yet available",
-            "p.yaml:8:57: rules[0].overload: needs stage 2, which is not yet available",
-            "p.yaml:8:87: rules[0].match[\"trace.spans\"]: needs stage 3, which is not yet available",
+            "p.yaml:8:49: rules[0].group_by: needs stage 3, which is not yet available",
+            "p.yaml:8:63: rules[0].overload: needs stage 2, which is not yet available",
+            "p.yaml:8:93: rules[0].match[\"trace.spans\"]: needs stage 3, which is not yet available",
             "p.yaml:9:36: enrichment.model_name.from[0]: `pod_label.app` is not yet available",
         ],
     );
@@ -227,6 +227,9 @@ fn rules_are_checked() {
         "`until` is not after `from`",
     );
     check_rule("{ name: a, keep: true, active: { until: \"2099-01-01T00:00:00\" } }", "not a time with zone");
+    check_rule("{ name: a, keep: true, group_by: service }", "only a rule with `rate` decides by groups");
+    check_rule("{ name: a, rate: 10%, group_by: servce }", "did you mean `service`?");
+    check_rule("{ name: a, rate: 10%, group_by: attributes.x }", "needs stage 3");
     check_rule("{ name: a, keep: true, match: { signal: metrics } }", "data points are not sampled");
     check_rule("{ name: a, keep: true, match: { signal: { not: logs } } }", "expected a string, found a map");
 }

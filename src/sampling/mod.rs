@@ -13,3 +13,17 @@ pub mod threshold;
 pub mod tracestate;
 
 pub use embedded_tests::run_tests;
+
+use crate::policies::{Plan, parse};
+use crate::yaml::{Problems, Source};
+
+/// Everything between a policies text and a plan that may come into force: reads, compiles, runs the
+/// embedded tests. Also returns warnings.
+///
+/// # Errors
+/// Everything that is wrong; the text must not be used.
+pub fn prepare(source: &Source, now: jiff::Timestamp) -> Result<(Plan, Problems), Problems> {
+    let (plan, mut problems) = parse(source, now)?;
+    problems.append(run_tests(&plan, now));
+    problems.into_result(Some(plan))
+}

@@ -5,7 +5,7 @@
 //! written back, but for blanks and empty members.
 
 use super::threshold::{Randomness, Threshold};
-use super::tracestate::{MAX_OT_VALUE, sub_key};
+use super::tracestate::{MAX_OT_VALUE, sub_key, trimmed};
 
 const MAX_BYTES: usize = 1024;
 const MAX_KEY: usize = 256;
@@ -109,10 +109,6 @@ impl<'a> StrictTraceState<'a> {
             out.push_str(member);
         }
     }
-}
-
-fn trimmed(item: &str) -> &str {
-    item.trim_matches([' ', '\t'])
 }
 
 /// Whether an item without its blanks is empty or `key=value` of the allowed characters.

@@ -148,15 +148,38 @@ impl fmt::Display for ThresholdText {
 ///
 /// Never below `incoming`. `None`: the item is left out, because the product falls below 2^-56 or `p` is 0.
 pub fn combine(incoming: Option<Threshold>, p: f64, upstream: Upstream) -> Option<Threshold> {
-    let arrived = incoming.unwrap_or(Threshold::ALWAYS);
-    if p >= 1.0 {
-        return Some(arrived);
+    Rounded::default().combine(incoming, p, upstream)
+}
+
+/// The threshold made last: most items of a resource have one probability.
+#[derive(Debug, Clone, Copy)]
+pub struct Rounded {
+    probability: f64,
+    threshold: Option<Threshold>,
+}
+
+impl Default for Rounded {
+    fn default() -> Self {
+        Self { probability: 1.0, threshold: Some(Threshold::ALWAYS) }
     }
-    let own = match upstream {
-        Upstream::Equalize => p,
-        Upstream::Multiply => p * arrived.probability(),
-    };
-    Threshold::from_probability(own, DEFAULT_PRECISION).map(|own| own.max(arrived))
+}
+
+impl Rounded {
+    /// As [`combine`], but makes no threshold twice in a row.
+    pub fn combine(&mut self, incoming: Option<Threshold>, p: f64, upstream: Upstream) -> Option<Threshold> {
+        let arrived = incoming.unwrap_or(Threshold::ALWAYS);
+        if p >= 1.0 {
+            return Some(arrived);
+        }
+        let own = match upstream {
+            Upstream::Equalize => p,
+            Upstream::Multiply => p * arrived.probability(),
+        };
+        if own != self.probability {
+            *self = Self { probability: own, threshold: Threshold::from_probability(own, DEFAULT_PRECISION) };
+        }
+        self.threshold.map(|own| own.max(arrived))
+    }
 }
 
 /// The exponent of `frexp`: `x` is in `[0.5, 1) * 2^exponent`.
@@ -235,8 +258,8 @@ mod tests {
         };
         check("0", Some(0));
         check("8", Some(1 << 55));
-        check("004189", Some(0x0041_8900_0000_00));
-        check("FD70a", Some(0xfd70_a000_0000_00));
+        check("004189", Some(0x0000_4189_0000_0000));
+        check("FD70a", Some(0x00fd_70a0_0000_0000));
         check("ffffffffffffff", Some(RANDOMNESS_VALUES - 1));
         check("", None);
         check("fffffffffffffff", None);

@@ -46,15 +46,26 @@ pub fn read(trace_state: &str) -> Result<Found, MalformedOt> {
 
 /// Writes `trace_state` to `out` with `th` set to `threshold`, or erased; tells whether it fits.
 ///
+/// `randomness` is inserted as `rv`, which must not be there yet: nobody overwrites it.
+///
 /// What does not fit (`ot` above 256 characters, a 33rd member) leaves without `th`: the count is then
 /// unknown, not wrong. The changed member goes to the front, as W3C asks. The text must have passed
 /// [`read`].
-pub fn write(out: &mut String, trace_state: &str, threshold: Option<Threshold>) -> bool {
+pub fn write(
+    out: &mut String,
+    trace_state: &str,
+    threshold: Option<Threshold>,
+    randomness: Option<Randomness>,
+) -> bool {
     out.clear();
     let mut fits = true;
     if let Some(threshold) = threshold {
         out.push_str("ot=th:");
         out.push_str(threshold.text().as_str());
+        if let Some(randomness) = randomness {
+            out.push_str(";rv:");
+            out.push_str(randomness.text().as_str());
+        }
         write_other_sub_keys(out, trace_state);
         fits = out.len() - "ot=".len() <= MAX_OT_VALUE && others(trace_state).count() < MAX_MEMBERS;
     }
@@ -86,7 +97,17 @@ fn write_other_sub_keys(out: &mut String, trace_state: &str) {
 }
 
 fn members(trace_state: &str) -> impl Iterator<Item = &str> {
-    trace_state.split(',').map(|member| member.trim_matches([' ', '\t'])).filter(|member| !member.is_empty())
+    trace_state.split(',').map(trimmed).filter(|member| !member.is_empty())
+}
+
+/// Without the blanks around; most members have none.
+pub(super) fn trimmed(member: &str) -> &str {
+    let blank = |b: &u8| matches!(b, b' ' | b'\t');
+    let bytes = member.as_bytes();
+    match bytes.first().is_some_and(blank) || bytes.last().is_some_and(blank) {
+        true => member.trim_matches([' ', '\t']),
+        false => member,
+    }
 }
 
 /// The members of other vendors.
@@ -112,7 +133,7 @@ fn read_value(value: &str) -> Result<Found, MalformedOt> {
         return Err(MalformedOt);
     }
     for sub in value.split(';') {
-        let (key, text) = sub_key(sub).ok_or(MalformedOt)?;
+        let (key, text) = sub.split_once(':').ok_or(MalformedOt)?;
         match key {
             "th" if !std::mem::replace(&mut seen_th, true) => {
                 found.threshold = Some(Threshold::parse(text).ok_or(MalformedOt)?);
@@ -121,6 +142,7 @@ fn read_value(value: &str) -> Result<Found, MalformedOt> {
                 found.randomness = Some(Randomness::parse(text).ok_or(MalformedOt)?);
             }
             "th" | "rv" => return Err(MalformedOt),
+            _ if sub_key(sub).is_none() => return Err(MalformedOt),
             _ => {}
         }
     }
@@ -182,7 +204,7 @@ mod tests {
     fn writing_keeps_everything_else() {
         let check = |before: &str, th: &str, after: &str| {
             let mut out = "old".to_owned();
-            assert!(write(&mut out, before, Threshold::parse(th)));
+            assert!(write(&mut out, before, Threshold::parse(th), None));
             assert_eq!(out, after, "{before:?} {th:?}");
         };
         check("", "e666", "ot=th:e666");
@@ -192,16 +214,19 @@ mod tests {
         check("ot=th:8", "", "");
         check("ot=th:8,a=1", "", "a=1");
         check("ot=th:8;k1:13", "", "ot=k1:13");
+        let (mut out, th, rv) = (String::new(), Threshold::parse("8"), Randomness::parse("90000000000000"));
+        assert!(write(&mut out, "a=b,ot=k1:13", th, rv));
+        assert_eq!(out, "ot=th:8;rv:90000000000000;k1:13,a=b");
     }
 
     #[test]
     fn what_does_not_fit_leaves_without_threshold() {
         let long = format!("ot=k:{}", "x".repeat(250));
         let mut out = String::new();
-        assert!(!write(&mut out, &long, Threshold::parse("8")));
+        assert!(!write(&mut out, &long, Threshold::parse("8"), None));
         assert_eq!(out, long);
         let many = (0..32).map(|i| format!("v{i}=x")).collect::<Vec<_>>().join(",");
-        assert!(!write(&mut out, &many, Threshold::parse("8")));
+        assert!(!write(&mut out, &many, Threshold::parse("8"), None));
         assert_eq!(out, many);
     }
 
@@ -220,7 +245,7 @@ mod tests {
             all.extend(after.clone());
             let text = all.join(",");
             let (mut out, threshold) = (String::new(), Threshold::new(th));
-            prop_assert!(write(&mut out, &text, threshold));
+            prop_assert!(write(&mut out, &text, threshold, None));
             prop_assert_eq!(read(&out).unwrap().threshold, threshold);
             let others: Vec<String> = before.into_iter().chain(after).collect();
             let (ot, rest) = out.split_once(',').unwrap_or((&out, ""));
@@ -232,7 +257,7 @@ mod tests {
         #[test]
         fn no_text_makes_reading_or_writing_panic(text in ".{0,80}", th in 0..1000_u64) {
             if read(&text).is_ok() {
-                write(&mut String::new(), &text, Threshold::new(th));
+                write(&mut String::new(), &text, Threshold::new(th), None);
             }
         }
     }

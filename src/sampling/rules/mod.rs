@@ -9,16 +9,18 @@
 //! Pure: nothing is counted or written, the time is an argument. Invariant: deciding allocates nothing,
 //! and formats nothing; texts are made only when the caller writes them.
 
+mod marks;
+
 use jiff::Timestamp;
 
-use super::threshold::{Randomness, Threshold, combine};
+use marks::Marks;
+
+use super::threshold::{Randomness, Rounded, Threshold};
 use super::tracestate;
 use crate::otlp::Signal;
 use crate::policies::condition::{ItemTest, Leaf, ResourceDimension, ResourceTest};
 use crate::policies::{Action, Block, Lookup, Mode, Plan, Rule, Scalar, Upstream};
 
-/// The random flag of W3C trace flags.
-const RANDOM_FLAG: u32 = 0x02;
 /// Attribute of log records that stands for `th`.
 pub const THRESHOLD_ATTRIBUTE: &str = "sampling.threshold";
 /// Attribute of log records that stands for `rv`.
@@ -79,7 +81,7 @@ pub struct Decision {
     pub threshold: Option<Threshold>,
     /// What to write to a kept item.
     pub write: Write,
-    /// What to write to `sampling.randomness` of a kept log record.
+    /// What to write to `sampling.randomness` of a kept log record, or to `rv` of a span.
     pub randomness: Option<Randomness>,
     /// What was odd about it.
     pub oddities: Oddities,
@@ -116,8 +118,7 @@ pub struct ShadowOutcome {
     pub rule: usize,
     /// Whether the item would have been kept.
     pub keep: bool,
-    probability: f64,
-    upstream: Upstream,
+    found: Found,
 }
 
 impl Decision {
@@ -129,16 +130,16 @@ impl Decision {
             _ => "sampled_out",
         }
     }
-}
 
-impl Write {
     /// Writes a span's new tracestate to `out`. `None`: it stays as it is; `Some(false)`: the threshold
     /// did not fit, and the tracestate leaves without one.
-    pub fn trace_state(self, before: &str, out: &mut String) -> Option<bool> {
-        match self {
+    pub fn trace_state(&self, before: &str, out: &mut String) -> Option<bool> {
+        match self.write {
             Write::Nothing => None,
-            Write::Threshold(threshold) => Some(tracestate::write(out, before, Some(threshold))),
-            Write::Erase => Some(tracestate::write(out, before, None)),
+            Write::Threshold(threshold) => {
+                Some(tracestate::write(out, before, Some(threshold), self.randomness))
+            }
+            Write::Erase => Some(tracestate::write(out, before, None, None)),
         }
     }
 }
@@ -151,6 +152,7 @@ pub struct Evaluator {
     answers: Vec<Option<bool>>,
     candidates: Vec<Candidate>,
     shadows: Vec<ShadowOutcome>,
+    rounded: Rounded,
 }
 
 /// A rule that may apply to items of the resource at hand.
@@ -161,6 +163,7 @@ struct Candidate {
     whole: bool,
     /// How much it applies while it fades: 1 in full.
     weight: f64,
+    group: Option<Randomness>,
 }
 
 impl Default for Evaluator {
@@ -178,6 +181,7 @@ impl Evaluator {
             answers: Vec::new(),
             candidates: Vec::new(),
             shadows: Vec::new(),
+            rounded: Rounded::default(),
         }
     }
 
@@ -206,7 +210,8 @@ impl Evaluator {
                 }
             });
             if answer != Some(false) {
-                self.candidates.push(Candidate { rule: index, whole: answer.is_some(), weight });
+                let group = rule.group_by.as_ref().and_then(|dimension| group(dimension, resource));
+                self.candidates.push(Candidate { rule: index, whole: answer.is_some(), weight, group });
             }
             if answer == Some(true) && rule.is_terminal() && rule.mode == Mode::Enforce && weight >= 1.0 {
                 break;
@@ -225,10 +230,16 @@ impl Evaluator {
         let found = self.walk(plan, item);
         let marks = Marks::of(item, self.signal, found.probability < 1.0 || !self.shadows.is_empty());
         for shadow in &mut self.shadows {
-            shadow.keep = combine(marks.threshold, shadow.probability, shadow.upstream)
-                .is_some_and(|threshold| marks.passes(threshold, shadow.probability));
+            let threshold =
+                self.rounded.combine(marks.threshold, shadow.found.probability, shadow.found.upstream);
+            shadow.keep = threshold.is_some_and(|threshold| marks.passes(threshold, &shadow.found));
         }
-        marks.decide(&found)
+        let threshold = if found.dropped {
+            None
+        } else {
+            self.rounded.combine(marks.threshold, found.probability, found.upstream)
+        };
+        marks.decide(&found, threshold)
     }
 
     /// What shadowed rules would have done to the item decided last.
@@ -244,20 +255,47 @@ impl Evaluator {
 }
 
 fn passes(test: &ResourceTest, resource: &ResourceFacts<'_>) -> bool {
-    let text = |value: Option<&str>| test.matcher.matches(value.map(Scalar::Str));
-    match &test.dimension {
-        ResourceDimension::Tenant => text(Some(resource.tenant)),
-        ResourceDimension::Tier => text(resource.block.tier.as_deref()),
-        ResourceDimension::ModelName => text(resource.model_name),
-        ResourceDimension::ModelVersion => text(resource.model_version),
-        ResourceDimension::Service => test.matcher.matches_attribute(resource.attribute, "service.name"),
-        ResourceDimension::Environment => {
-            let current = "deployment.environment.name";
-            let present = (resource.attribute)(current, &mut |_| true).is_some();
-            let key = if present { current } else { "deployment.environment" };
-            test.matcher.matches_attribute(resource.attribute, key)
+    match value_of(&test.dimension, resource) {
+        ResourceValue::Text(value) => test.matcher.matches(value.map(Scalar::Str)),
+        ResourceValue::Attribute(key) => test.matcher.matches_attribute(resource.attribute, key),
+    }
+}
+
+/// The randomness of the group a resource belongs to; `None` without a value.
+fn group(dimension: &ResourceDimension, resource: &ResourceFacts<'_>) -> Option<Randomness> {
+    let of_value = |value: Scalar<'_>| value.with_text(|text| marks::group_randomness(resource.tenant, text));
+    match value_of(dimension, resource) {
+        ResourceValue::Text(value) => of_value(Scalar::Str(value?)),
+        ResourceValue::Attribute(key) => {
+            let mut found = None;
+            (resource.attribute)(key, &mut |value| {
+                found = of_value(value);
+                true
+            })?;
+            found
         }
-        ResourceDimension::Attribute(key) => test.matcher.matches_attribute(resource.attribute, key),
+    }
+}
+
+/// Where a dimension has its value.
+enum ResourceValue<'a> {
+    Text(Option<&'a str>),
+    Attribute(&'a str),
+}
+
+fn value_of<'a>(dimension: &'a ResourceDimension, resource: &ResourceFacts<'a>) -> ResourceValue<'a> {
+    const ENVIRONMENT: &str = "deployment.environment.name";
+    match dimension {
+        ResourceDimension::Tenant => ResourceValue::Text(Some(resource.tenant)),
+        ResourceDimension::Tier => ResourceValue::Text(resource.block.tier.as_deref()),
+        ResourceDimension::ModelName => ResourceValue::Text(resource.model_name),
+        ResourceDimension::ModelVersion => ResourceValue::Text(resource.model_version),
+        ResourceDimension::Service => ResourceValue::Attribute("service.name"),
+        ResourceDimension::Environment => {
+            let present = (resource.attribute)(ENVIRONMENT, &mut |_| true).is_some();
+            ResourceValue::Attribute(if present { ENVIRONMENT } else { "deployment.environment" })
+        }
+        ResourceDimension::Attribute(key) => ResourceValue::Attribute(key),
     }
 }
 
@@ -274,12 +312,14 @@ fn item_passes(test: &ItemTest, item: &ItemFacts<'_>) -> bool {
 }
 
 /// What the walk came to.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Found {
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::sampling) struct Found {
     pub(super) rule: Option<usize>,
     pub(super) dropped: bool,
     pub(super) probability: f64,
     pub(super) upstream: Upstream,
+    /// The randomness of the item's group, if the rule decides by groups.
+    pub(super) group: Option<Randomness>,
 }
 
 /// What rules without action left behind.
@@ -331,12 +371,7 @@ impl Walk<'_> {
             if rule.mode == Mode::Shadow {
                 if let Some(shadows) = &mut shadows {
                     let found = self.apply(position, modifiers);
-                    shadows.push(ShadowOutcome {
-                        rule: candidate.rule,
-                        keep: false,
-                        probability: found.probability,
-                        upstream: found.upstream,
-                    });
+                    shadows.push(ShadowOutcome { rule: candidate.rule, keep: false, found });
                 }
             } else if rule.is_terminal() {
                 return self.apply(position, modifiers);
@@ -345,7 +380,7 @@ impl Walk<'_> {
             }
         }
         let probability = modifiers.applied_to(self.base);
-        Found { rule: None, dropped: false, probability, upstream: Upstream::Equalize }
+        Found { rule: None, dropped: false, probability, upstream: Upstream::Equalize, group: None }
     }
 
     /// What comes out if the rule of this candidate takes effect.
@@ -364,7 +399,13 @@ impl Walk<'_> {
             probability = own * candidate.weight + later.probability * (1.0 - candidate.weight);
         }
         let dropped = rule.action == Action::Drop;
-        Found { rule: Some(candidate.rule), dropped, probability, upstream: rule.upstream }
+        Found {
+            rule: Some(candidate.rule),
+            dropped,
+            probability,
+            upstream: rule.upstream,
+            group: candidate.group,
+        }
     }
 
     fn matches(&self, rule: &Rule) -> bool {
@@ -377,115 +418,5 @@ impl Walk<'_> {
     }
 }
 
-/// What an item says about threshold and randomness.
-#[derive(Debug, Clone, Copy, Default)]
-struct Marks {
-    threshold: Option<Threshold>,
-    randomness: Option<Randomness>,
-    /// To be written to a log record that has neither randomness nor trace id.
-    hashed: Option<Randomness>,
-    oddities: Oddities,
-}
-
-impl Marks {
-    /// Reads them; `needed` tells whether randomness decides anything here.
-    fn of(item: &ItemFacts<'_>, signal: Signal, needed: bool) -> Self {
-        let mut marks = match signal {
-            Signal::Traces => Self::of_trace_state(item.trace_state),
-            Signal::Logs => Self::of_attributes(item.attribute),
-            Signal::Metrics => return Self::default(),
-        };
-        if marks.randomness.is_none() && (needed || marks.threshold.is_some()) {
-            marks.randomness = item.trace_id.as_ref().and_then(Randomness::from_trace_id);
-            if signal == Signal::Traces {
-                marks.oddities.missing_randomness = marks.randomness.is_none();
-                marks.oddities.no_random_flag = marks.randomness.is_some() && item.flags & RANDOM_FLAG == 0;
-            } else if marks.randomness.is_none() {
-                marks.hashed = Some(Randomness::from_low_bits(stable_hash(item.encoded)));
-                marks.randomness = marks.hashed;
-            }
-        }
-        let contradicted = |(t, r): (Threshold, Randomness)| !t.keeps(r);
-        if marks.threshold.zip(marks.randomness).is_some_and(contradicted) {
-            marks.threshold = None;
-            marks.oddities.inconsistent_threshold = true;
-        }
-        marks
-    }
-
-    fn of_trace_state(trace_state: &str) -> Self {
-        match tracestate::read(trace_state) {
-            Ok(found) => Self { threshold: found.threshold, randomness: found.randomness, ..Self::default() },
-            Err(_) => Self::malformed(),
-        }
-    }
-
-    fn of_attributes(attribute: &Lookup<'_>) -> Self {
-        let (mut threshold, mut randomness) = (None, None);
-        attribute(THRESHOLD_ATTRIBUTE, &mut |value| {
-            threshold = Some(if let Scalar::Str(text) = value { Threshold::parse(text) } else { None });
-            true
-        });
-        attribute(RANDOMNESS_ATTRIBUTE, &mut |value| {
-            randomness = Some(if let Scalar::Str(text) = value { Randomness::parse(text) } else { None });
-            true
-        });
-        match (threshold, randomness) {
-            (Some(None), _) | (_, Some(None)) => Self::malformed(),
-            _ => Self { threshold: threshold.flatten(), randomness: randomness.flatten(), ..Self::default() },
-        }
-    }
-
-    fn malformed() -> Self {
-        Self { oddities: Oddities { malformed: true, ..Oddities::default() }, ..Self::default() }
-    }
-
-    /// Without randomness only certainty keeps.
-    fn passes(&self, threshold: Threshold, probability: f64) -> bool {
-        self.randomness.map_or(probability >= 1.0, |randomness| threshold.keeps(randomness))
-    }
-
-    fn decide(&self, found: &Found) -> Decision {
-        let combined =
-            if found.dropped { None } else { combine(self.threshold, found.probability, found.upstream) };
-        let kept = combined.filter(|threshold| self.passes(*threshold, found.probability));
-        let untouchable = self.oddities.malformed;
-        let write = match kept {
-            _ if untouchable => Write::Nothing,
-            Some(_) if self.oddities.inconsistent_threshold => Write::Erase,
-            Some(threshold) if threshold != self.threshold.unwrap_or(Threshold::ALWAYS) => {
-                Write::Threshold(threshold)
-            }
-            _ => Write::Nothing,
-        };
-        let unknown = self.oddities.inconsistent_threshold || untouchable;
-        Decision {
-            keep: kept.is_some(),
-            dropped: found.dropped,
-            rule: found.rule,
-            probability: found.probability,
-            threshold: kept.filter(|_| !unknown),
-            write,
-            randomness: self.hashed.filter(|_| kept.is_some() && !untouchable),
-            oddities: self.oddities,
-        }
-    }
-}
-
-/// A hash that is the same in every process and version: a record sent again is decided alike.
-///
-/// Multiply and fold over words of eight bytes; the constants are odd and have no meaning.
-fn stable_hash(bytes: &[u8]) -> u64 {
-    const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
-    let mix = |hash: u64, word: u64| {
-        let product = u128::from(hash ^ word) * u128::from(STEP | 1);
-        (product as u64) ^ (product >> 64) as u64
-    };
-    let mut hash = STEP ^ bytes.len() as u64;
-    for chunk in bytes.chunks(8) {
-        let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        hash = mix(hash.rotate_left(29), u64::from_le_bytes(word));
-    }
-    mix(hash ^ hash >> 32, STEP.rotate_left(17))
-}
+#[cfg(test)]
+mod tests;

@@ -145,6 +145,7 @@ impl InForce {
     }
 
     fn new(plan: Plan, warnings: Problems, file: Option<File>) -> Self {
+        log(&warnings);
         let status = Status {
             revision: plan.revision.clone(),
             sha256: plan.sha256.clone(),
@@ -299,9 +300,7 @@ impl InForce {
             name: "policies.reloaded",
             revision, sha256, warnings = warnings.len(), ?reload_duration, "policies are in force"
         );
-        for warning in warnings.lines() {
-            tracing::warn!(name: "policies.warning", warning, "policies are questionable");
-        }
+        log(&warnings);
         self.status.send_modify(|status| {
             *status = Arc::new(Status {
                 revision,
@@ -373,6 +372,12 @@ impl File {
         let path = self.place.last_good.as_ref()?;
         let seen = read_text(path).ok()?;
         (self.prepare)(&Source::new(path.display().to_string(), seen.text)).ok()
+    }
+}
+
+fn log(warnings: &Problems) {
+    for warning in warnings.lines() {
+        tracing::warn!(name: "policies.warning", warning, "policies are questionable");
     }
 }
 
