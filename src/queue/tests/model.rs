@@ -122,7 +122,9 @@ pub(super) async fn run(steps: Vec<Step>) {
         }
         assert_eq!(world.queue.items(), model.sum(|place| place.items));
         assert_eq!(world.queue.bytes(), model.sum(|place| place.bytes));
-        Signal::ALL.into_iter().for_each(|signal| drop(world.books(signal)));
+        for signal in Signal::ALL {
+            world.books(signal);
+        }
     }
     drop(leases);
     world.queue.take_all().into_iter().for_each(|batch| batch.sent(0));
