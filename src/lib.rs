@@ -13,6 +13,7 @@ pub mod compression;
 pub mod identity;
 pub mod tasks;
 pub mod units;
+pub mod yaml;
 // layer: OTLP on the wire
 pub mod otlp;
 // layer: what becomes of items

@@ -1,5 +1,150 @@
-//! The static configuration file as types.
+//! Static YAML: what a Collector's configuration file says, as types.
+//!
+//! ```text
+//! --config, --set ──load──▶ one tree ──substitute──▶ no ${…} left ──components, pipelines──▶ Config
+//! ```
+//!
+//! Every problem is reported at once with its place. Not here: what the components do, and the
+//! policies file (`policies`). Invariant: a [`Config`] names only components it has.
 
+mod components;
 pub mod exporter;
+pub mod extensions;
+mod id;
+mod load;
+mod pipelines;
+pub mod processor;
 pub mod receiver;
+mod reference;
+mod schema;
+pub mod service;
+mod substitute;
 pub mod tls;
+
+use std::collections::BTreeMap;
+
+pub use components::{Extension, Receiver};
+pub use exporter::Exporter;
+pub use id::{BadId, ComponentId, PipelineId};
+pub use processor::Processor;
+pub use reference::reference;
+pub use schema::schema;
+
+use crate::yaml::{Node, Problems, Source, Value};
+
+/// A whole configuration: components by id, and what runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// What takes data in.
+    pub receivers: BTreeMap<ComponentId, Receiver>,
+    /// What looks at data and edits it.
+    pub processors: BTreeMap<ComponentId, Processor>,
+    /// What sends data on.
+    pub exporters: BTreeMap<ComponentId, Exporter>,
+    /// What runs beside the pipelines.
+    pub extensions: BTreeMap<ComponentId, Extension>,
+    /// Which of them run, and how they are connected.
+    pub service: Service,
+}
+
+/// The section `service`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Service {
+    /// The extensions that run, in starting order; all of them are in [`Config::extensions`].
+    pub extensions: Vec<ComponentId>,
+    /// The pipelines.
+    pub pipelines: BTreeMap<PipelineId, Pipeline>,
+    /// The collector's own logs, metrics and traces.
+    pub telemetry: service::Telemetry,
+}
+
+/// One pipeline; all ids are in [`Config`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pipeline {
+    /// Where its data comes from; at least one, none twice.
+    pub receivers: Vec<ComponentId>,
+    /// What happens to it, in this order; none twice.
+    pub processors: Vec<ComponentId>,
+    /// Where it goes; at least one, none twice. Every exporter gets all of it.
+    pub exporters: Vec<ComponentId>,
+}
+
+/// The sections of a file, in the order of the reference.
+const SECTIONS: [&str; 6] = ["receivers", "processors", "exporters", "connectors", "extensions", "service"];
+
+impl Config {
+    /// Reads a configuration from what `--config` (paths, `file:`, `env:`, `yaml:`) and `--set`
+    /// (`a.b=v`) name, in this order, later ones over earlier ones. `env` looks up variables.
+    ///
+    /// Returns the warnings with the configuration.
+    ///
+    /// # Errors
+    /// Every problem there is, warnings included; the caller shows them and does not start.
+    pub fn load(
+        uris: &[String],
+        sets: &[String],
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<(Self, Problems), Problems> {
+        let mut problems = Problems::new();
+        let sources = uris.iter().filter_map(|uri| load::fetch(uri, env, &mut problems)).collect();
+        Self::finish(sources, sets, env, problems)
+    }
+
+    /// As [`Config::load`], from texts: the embedded configuration, tests.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(
+        sources: &[Source],
+        sets: &[String],
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<(Self, Problems), Problems> {
+        Self::finish(sources.to_vec(), sets, env, Problems::new())
+    }
+
+    fn finish(
+        mut sources: Vec<Source>,
+        sets: &[String],
+        env: &dyn Fn(&str) -> Option<String>,
+        mut problems: Problems,
+    ) -> Result<(Self, Problems), Problems> {
+        sources.extend(sets.iter().filter_map(|set| load::set_source(set, &mut problems)));
+        let merged = load::merge_all(&sources, &mut problems);
+        let config = merged.and_then(|tree| {
+            let tree = substitute::substitute(&tree, env, &mut problems);
+            read(&tree, &mut problems)
+        });
+        problems.into_result(config)
+    }
+}
+
+/// Reads the whole tree; `None` if a part of it could not be read.
+fn read(tree: &Node, problems: &mut Problems) -> Option<Config> {
+    for entry in tree.entries().iter().filter(|entry| !SECTIONS.contains(&entry.key.as_str())) {
+        problems.unknown_key("", entry, &SECTIONS);
+    }
+    let receivers = components::read(tree, &components::RECEIVERS, problems);
+    let processors = components::read(tree, &components::PROCESSORS, problems);
+    let exporters = components::read(tree, &components::EXPORTERS, problems);
+    let extensions = components::read(tree, &components::EXTENSIONS, problems);
+    components::refuse_connectors(tree, problems);
+    let declared = pipelines::Declared {
+        receivers: receivers.names(),
+        processors: processors.names(),
+        exporters: exporters.names(),
+        extensions: extensions.names(),
+    };
+    let nothing = tree.with(Value::Null);
+    let section = tree.get("service").unwrap_or(&nothing);
+    let service = pipelines::read(section, &declared, problems);
+    Some(Config {
+        receivers: receivers.components,
+        processors: processors.components,
+        exporters: exporters.components,
+        extensions: extensions.components,
+        service: service?,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize, Serializer};
 /// Text that must not be shown: `Debug` and `Serialize` write `***`.
 #[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(extend("x-secret" = true))]
 pub struct Secret(String);
 
 impl Secret {

@@ -185,3 +185,85 @@ pub(super) fn retry_after_seconds(retry_after: Duration) -> u64 {
     let whole = retry_after.as_secs();
     (if retry_after.subsec_nanos() > 0 { whole + 1 } else { whole }).max(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::SendFailure;
+    use crate::identity::BadTenantId;
+    use crate::otlp::Signal;
+
+    #[test]
+    fn every_fault_has_one_answer_on_each_transport() {
+        const SECOND: Option<Duration> = Some(Duration::from_secs(1));
+        let check = |fault: Fault, code: Code, http: u16, retry_after: Option<Duration>| {
+            let verdict = fault.verdict();
+            let told = (verdict.code, verdict.http.as_u16(), verdict.retry_after);
+            assert_eq!(told, (code, http, retry_after), "{fault}");
+        };
+        let retry_after = Duration::from_secs(1);
+        let exporter = || "otlp_grpc".to_owned();
+        let refused =
+            |refusal: Refusal, code, http, retry_after| check(refusal.into(), code, http, retry_after);
+        refused(Malformed::Truncated.into(), Code::InvalidArgument, 400, None);
+        refused(Malformed::Budget { limit: 1 }.into(), Code::ResourceExhausted, 413, None);
+        refused(Refusal::NeverFits { exporter: exporter() }, Code::ResourceExhausted, 413, None);
+        refused(Refusal::QueueFull { exporter: exporter(), retry_after }, Code::Unavailable, 503, SECOND);
+        refused(Refusal::MemoryPressure { retry_after }, Code::Unavailable, 503, SECOND);
+        refused(Refusal::ShuttingDown { retry_after }, Code::Unavailable, 503, SECOND);
+        refused(Refusal::Anonymous, Code::Unauthenticated, 401, None);
+        let header = "x-tenant-id".to_owned();
+        refused(Refusal::DuplicateTenantHeader { header }, Code::PermissionDenied, 403, None);
+        refused(BadTenantId::Empty.into(), Code::InvalidArgument, 400, None);
+        refused(Refusal::DeadlineExceeded, Code::DeadlineExceeded, 503, None);
+        refused(Refusal::NoPipeline(Signal::Logs), Code::Unimplemented, 404, None);
+
+        check(Fault::TooLarge { limit: 1 }, Code::ResourceExhausted, 413, None);
+        check(Fault::Json(JsonError::TooLarge { limit: 1 }), Code::ResourceExhausted, 413, None);
+        check(Fault::Decompress { encoding: "gzip" }, Code::InvalidArgument, 400, None);
+        check(Fault::Frame(BadFrame::Short), Code::InvalidArgument, 400, None);
+        check(Fault::Timeout, Code::InvalidArgument, 400, None);
+        check(Fault::Version, Code::InvalidArgument, 400, None);
+        check(Fault::CompressedHow, Code::Internal, 400, None);
+        check(Fault::Encoding { supported: "gzip" }, Code::Unimplemented, 415, None);
+        check(Fault::MediaType, Code::Unimplemented, 415, None);
+        check(Fault::Method, Code::Unimplemented, 405, None);
+        check(Fault::NotFound, Code::Unimplemented, 404, None);
+        check(Fault::NoSuchMethod, Code::Unimplemented, 404, None);
+        check(Fault::Stalled, Code::DeadlineExceeded, 503, None);
+        check(Fault::Broken, Code::Cancelled, 400, None);
+    }
+
+    #[test]
+    fn what_a_destination_answered_is_handed_on() {
+        let check = |code: i32, retry_after: Option<Duration>, expected: (Code, u16)| {
+            let failure = SendFailure { code, message: "no".into(), retry_after };
+            let verdict = Fault::from(Refusal::Destination(failure)).verdict();
+            assert_eq!((verdict.code, verdict.http.as_u16()), expected, "{code}");
+            assert_eq!(verdict.retry_after, retry_after);
+        };
+        check(0, None, (Code::Unknown, 500));
+        check(3, None, (Code::InvalidArgument, 400));
+        check(7, None, (Code::PermissionDenied, 403));
+        check(8, None, (Code::ResourceExhausted, 413));
+        check(8, Some(Duration::from_secs(3)), (Code::ResourceExhausted, 429));
+        check(12, None, (Code::Unimplemented, 404));
+        check(13, None, (Code::Internal, 500));
+        check(14, None, (Code::Unavailable, 503));
+        check(16, None, (Code::Unauthenticated, 401));
+        for retried in [1, 4, 10, 11, 15] {
+            check(retried, None, (Code::from_i32(retried), 503));
+        }
+    }
+
+    #[test]
+    fn retry_after_is_rounded_up_to_whole_seconds() {
+        let check = |ms: u64, expected: u64| {
+            assert_eq!(retry_after_seconds(Duration::from_millis(ms)), expected, "{ms} ms");
+        };
+        check(0, 1);
+        check(1, 1);
+        check(1000, 1);
+        check(1001, 2);
+    }
+}

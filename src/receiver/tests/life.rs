@@ -21,6 +21,16 @@ fn waits_for(go: &Arc<Notify>, waiting: &Arc<AtomicUsize>) -> Accept {
     })
 }
 
+/// Waits until the client was told that it may open no more streams.
+async fn goaway(client: &mut Client) {
+    let told = async {
+        while poll_fn(|cx| client.send.poll_ready(cx)).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("GOAWAY");
+}
+
 #[tokio::test]
 async fn drain_says_goaway_and_lets_requests_under_way_finish() {
     let (go, waiting) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
@@ -36,8 +46,7 @@ async fn drain_says_goaway_and_lets_requests_under_way_finish() {
 
     let draining = server.receiver.drain(Instant::now() + PATIENCE);
     let told = async {
-        // The client hears of it: it may open no more streams.
-        while client.try_call("POST", path(Signal::Logs), &GRPC, framed(false, b"")).await.is_ok() {}
+        goaway(&mut client).await;
         assert!(TcpStream::connect(address).await.is_err(), "the port is closed");
         go.notify_waiters();
     };
@@ -87,12 +96,7 @@ async fn an_old_connection_is_asked_to_leave_and_loses_no_call() {
     let (response, mut stream) = client.open("POST", path(Signal::Traces), &GRPC).await.unwrap();
     send(&mut stream, framed(false, b""), true).await.unwrap();
     eventually("it waits", || waiting.load(Ordering::SeqCst) == 1).await;
-    let goaway = async {
-        while poll_fn(|cx| client.send.poll_ready(cx)).await.is_ok() {
-            tokio::task::yield_now().await
-        }
-    };
-    tokio::time::timeout(PATIENCE, goaway).await.expect("GOAWAY");
+    goaway(&mut client).await;
     go.notify_waiters();
     assert_eq!(read_answer(response).await.unwrap().code(), 0);
     eventually("it is closed", || server.metrics.grpc.connections.get() == 0).await;
@@ -125,12 +129,7 @@ async fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
     let mut idle = server.h2(server.grpc()).await;
     let (response, mut stream) = busy.open("POST", path(Signal::Traces), &GRPC).await.unwrap();
     send(&mut stream, framed(false, b""), true).await.unwrap();
-    let gone = async {
-        while poll_fn(|cx| idle.send.poll_ready(cx)).await.is_ok() {
-            tokio::task::yield_now().await
-        }
-    };
-    tokio::time::timeout(PATIENCE, gone).await.expect("GOAWAY");
+    goaway(&mut idle).await;
     go.notify_waiters();
     assert_eq!(read_answer(response).await.unwrap().code(), 0);
     eventually("both are closed", || server.metrics.grpc.connections.get() == 0).await;

@@ -134,7 +134,9 @@ impl Server {
     }
 
     async fn h2(&self, address: SocketAddr) -> Client {
-        h2_over(&self.clients, TcpStream::connect(address).await.unwrap()).await
+        let socket = TcpStream::connect(address).await.unwrap();
+        socket.set_nodelay(true).unwrap();
+        h2_over(&self.clients, socket).await
     }
 
     /// A gRPC call on a connection of its own.

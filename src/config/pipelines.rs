@@ -1,0 +1,245 @@
+//! The section `service`: which components run and how they are connected.
+//!
+//! Here every reference is checked against what is declared. Not here: the graph itself
+//! (`crate::pipeline`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::id::{BadId, ComponentId, PipelineId};
+use super::{Pipeline, Service, service};
+use crate::otlp::Signal;
+use crate::yaml::{Entry, Location, Node, Problems, Value, did_you_mean, join_key, read_at};
+
+/// Ids and where they are declared.
+type Ids = Vec<(ComponentId, Location)>;
+
+/// Every component that is declared.
+pub(super) struct Declared {
+    pub(super) receivers: Ids,
+    pub(super) processors: Ids,
+    pub(super) exporters: Ids,
+    pub(super) extensions: Ids,
+}
+
+/// What runs, and how it is connected.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Written {
+    /// The extensions that run; those not named here do not. Default: none.
+    #[schemars(length(max = 1000))]
+    extensions: Vec<String>,
+    /// The pipelines by `signal` or `signal/name`; the signals are traces, metrics and logs. At least one.
+    pipelines: BTreeMap<String, WrittenPipeline>,
+    /// The collector's own logs, metrics and traces.
+    telemetry: service::Telemetry,
+}
+
+/// One pipeline: data goes from every receiver through the processors to every exporter.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct WrittenPipeline {
+    /// Where its data comes from; at least one.
+    receivers: Vec<String>,
+    /// What happens to it, in this order. Default: none.
+    processors: Vec<String>,
+    /// Where it goes; at least one.
+    exporters: Vec<String>,
+}
+
+/// What is referred to, for messages.
+#[derive(Clone, Copy)]
+struct Role {
+    noun: &'static str,
+    plural: &'static str,
+}
+
+const RECEIVER: Role = Role { noun: "receiver", plural: "receivers" };
+const PROCESSOR: Role = Role { noun: "processor", plural: "processors" };
+const EXPORTER: Role = Role { noun: "exporter", plural: "exporters" };
+const EXTENSION: Role = Role { noun: "extension", plural: "extensions" };
+
+/// Reads the section and checks every reference in it, also if a part of it cannot be read.
+pub(super) fn read(node: &Node, declared: &Declared, problems: &mut Problems) -> Option<Service> {
+    let written: Option<Written> = read_at(node, "service", problems);
+    if let Some(written) = &written {
+        check_telemetry(node, &written.telemetry, problems);
+    }
+    let mut used = BTreeSet::new();
+    let mut references = References { declared, used: &mut used, problems };
+    let extensions = node
+        .get("extensions")
+        .map(|list| references.list(list, "service.extensions", (EXTENSION, &declared.extensions)));
+    let pipelines = references.pipelines(node);
+    if !problems.has_errors() {
+        note_unused(declared, &used, problems);
+    }
+    Some(Service { extensions: extensions.unwrap_or_default(), pipelines, telemetry: written?.telemetry })
+}
+
+fn check_telemetry(node: &Node, telemetry: &service::Telemetry, problems: &mut Problems) {
+    if let Err(bad) = telemetry.resource.attributes() {
+        let place = node.at("telemetry.resource").unwrap_or(node);
+        problems.error_at(place, "service.telemetry.resource", bad.to_string(), None);
+    }
+}
+
+fn note_unused(declared: &Declared, used: &BTreeSet<(&'static str, ComponentId)>, problems: &mut Problems) {
+    let sections = [
+        (RECEIVER, &declared.receivers),
+        (PROCESSOR, &declared.processors),
+        (EXPORTER, &declared.exporters),
+        (EXTENSION, &declared.extensions),
+    ];
+    for (role, ids) in sections {
+        for (id, place) in ids.iter().filter(|(id, _)| !used.contains(&(role.noun, id.clone()))) {
+            let path = join_key(role.plural, id.as_str());
+            let message = format!("this {} is not used, so it is not started", role.noun);
+            problems.warning(place, &path, message, None);
+        }
+    }
+}
+
+/// Whether this is a list of nothing; anything that is no list has been reported as such.
+fn is_empty(list: &Node) -> bool {
+    match &list.value {
+        Value::Null => true,
+        Value::Seq(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
+/// The signals, and the one that was probably meant.
+fn signals(entry: &Entry, bad: BadId) -> String {
+    let known = Signal::ALL.map(Signal::as_str);
+    let all = format!("signals: {}", known.join(", "));
+    let written = entry.key.split('/').next().unwrap_or_default();
+    match did_you_mean(written, known).filter(|_| bad == BadId::Signal) {
+        Some(name) => format!("did you mean `{name}`?\n{all}"),
+        None => all,
+    }
+}
+
+struct References<'d, 'p> {
+    declared: &'d Declared,
+    used: &'p mut BTreeSet<(&'static str, ComponentId)>,
+    problems: &'p mut Problems,
+}
+
+impl References<'_, '_> {
+    fn pipelines(&mut self, service: &Node) -> BTreeMap<PipelineId, Pipeline> {
+        let mut read = BTreeMap::new();
+        let section = service.get("pipelines");
+        let entries = section.map(Node::entries).unwrap_or_default();
+        if entries.is_empty() && section.is_none_or(|node| node.is_null() || node.items().is_empty()) {
+            let help = "write for example `traces: {receivers: [otlp], exporters: [debug]}`".to_owned();
+            let message = "at least one pipeline is needed";
+            let place = section.unwrap_or(service);
+            self.problems.error_at(place, "service.pipelines", message, Some(help));
+        }
+        for entry in entries {
+            let path = join_key("service.pipelines", &entry.key);
+            match PipelineId::parse(&entry.key) {
+                Ok(id) => {
+                    let pipeline = self.pipeline(&entry.value, &path, Some(id.signal));
+                    if read.insert(id, pipeline).is_some() {
+                        let message = "the same pipeline, written another way, is already there";
+                        self.problems.error(&entry.key_location, &path, message, None);
+                    }
+                }
+                Err(bad) => {
+                    self.problems.error(
+                        &entry.key_location,
+                        &path,
+                        bad.to_string(),
+                        Some(signals(entry, bad)),
+                    );
+                    self.pipeline(&entry.value, &path, None);
+                }
+            }
+        }
+        read
+    }
+
+    fn pipeline(&mut self, node: &Node, path: &str, signal: Option<Signal>) -> Pipeline {
+        let declared = self.declared;
+        let mut list = |role: Role, ids: &Ids, needed: bool| {
+            let path = format!("{path}.{}", role.plural);
+            let written = node.get(role.plural);
+            if needed && written.is_none_or(is_empty) {
+                let place = written.unwrap_or(node);
+                let message = format!("a pipeline needs at least one {}", role.noun);
+                self.problems.error_at(place, &path, message, None);
+            }
+            written.map_or_else(Vec::new, |list| self.list(list, &path, (role, ids)))
+        };
+        let pipeline = Pipeline {
+            receivers: list(RECEIVER, &declared.receivers, true),
+            processors: list(PROCESSOR, &declared.processors, false),
+            exporters: list(EXPORTER, &declared.exporters, true),
+        };
+        self.fit_signal(node, path, signal);
+        pipeline
+    }
+
+    /// Processors that know only some signals.
+    fn fit_signal(&mut self, node: &Node, path: &str, signal: Option<Signal>) {
+        let items = node.get("processors").map(Node::items).unwrap_or_default();
+        for (index, item) in items.iter().enumerate() {
+            let id = item.as_str().and_then(|text| ComponentId::parse(text).ok());
+            let sampler = id.is_some_and(|id| id.type_name() == "probabilistic_sampler");
+            if sampler && signal == Some(Signal::Metrics) {
+                let path = format!("{path}.processors[{index}]");
+                let message = "`probabilistic_sampler` takes traces and logs, not metrics";
+                self.problems.error_at(item, &path, message, None);
+            }
+        }
+    }
+
+    /// The ids of a list; those that are wrong are reported and left out.
+    fn list(&mut self, list: &Node, path: &str, (role, ids): (Role, &Ids)) -> Vec<ComponentId> {
+        let mut read: Vec<ComponentId> = Vec::new();
+        for (index, item) in list.items().iter().enumerate() {
+            let path = format!("{path}[{index}]");
+            let text = item.as_str().unwrap_or_default();
+            let id = match ComponentId::parse(text) {
+                Ok(id) => id,
+                Err(bad) => {
+                    self.problems.error_at(item, &path, bad.to_string(), None);
+                    continue;
+                }
+            };
+            if !ids.iter().any(|(known, _)| *known == id) {
+                self.undefined(item, &path, (role, ids));
+            } else if read.contains(&id) {
+                let message = format!("{} `{id}` is named twice", role.noun);
+                match role.noun {
+                    // The order of these matters, so twice means something; elsewhere it does not.
+                    "processor" | "extension" => self.problems.error_at(item, &path, message, None),
+                    _ => self.problems.warning_at(item, &path, message, None),
+                }
+            } else {
+                self.used.insert((role.noun, id.clone()));
+                read.push(id);
+            }
+        }
+        read
+    }
+
+    fn undefined(&mut self, item: &Node, path: &str, (role, ids): (Role, &Ids)) {
+        let text = item.as_str().unwrap_or_default();
+        let known: Vec<&str> = ids.iter().map(|(id, _)| id.as_str()).collect();
+        let defined = match known.as_slice() {
+            [] => format!("no {} is defined in `{}`", role.noun, role.plural),
+            names => format!("defined: {}", names.join(", ")),
+        };
+        let help = match did_you_mean(text, known.iter().copied()) {
+            Some(name) => format!("did you mean `{name}`?\n{defined}"),
+            None => defined,
+        };
+        let message = format!("{} `{text}` is not defined in `{}`", role.noun, role.plural);
+        self.problems.error_at(item, path, message, Some(help));
+    }
+}

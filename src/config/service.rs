@@ -1,0 +1,485 @@
+//! `service.telemetry`: what this program says of itself and to whom.
+//!
+//! Keys and defaults are the Collector's; numbers of milliseconds are the declarative
+//! configuration's, which has no durations.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Logs, metrics and traces of the collector itself.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// What is logged, how and where to. A change of `level` takes effect on SIGHUP, others at a restart.
+    pub logs: Logs,
+    /// Who may read the metrics, and where they are pushed to.
+    pub metrics: Metrics,
+    /// Where traces of the collector's own work go. Default: nowhere.
+    pub traces: Traces,
+    /// What the collector says it is, in pushed metrics and traces and in `target_info`.
+    pub resource: Resource,
+}
+
+/// How much is logged: this level and all graver ones.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Per request.
+    Debug,
+    /// Lifecycle and reloads.
+    #[default]
+    Info,
+    /// Something went wrong and the collector coped.
+    Warn,
+    /// A human must act.
+    Error,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogEncoding {
+    /// Text for people.
+    Console,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The collector's own log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Logs {
+    /// The least grave level that is logged; libraries log from `warn`. Default: `info`.
+    pub level: LogLevel,
+    /// The form of a line; `--log-format` goes before it. Default: `console` on a terminal, else `json`.
+    pub encoding: Option<LogEncoding>,
+    /// Limits what one place in the program can log. Default: on.
+    pub sampling: LogSampling,
+    /// Where lines go: `stderr`, `stdout` or the path of a file to append to. Default: `[stderr]`.
+    pub output_paths: Vec<String>,
+    /// Accepted as the Collector's; errors of logging itself go to stderr. Default: `[stderr]`.
+    pub error_output_paths: Vec<String>,
+    /// Accepted as the Collector's; changes nothing. Default: false.
+    pub development: bool,
+    /// Leaves out which module logged. Default: false.
+    pub disable_caller: bool,
+    /// Accepted as the Collector's; stack traces are never logged. Default: false.
+    pub disable_stacktrace: bool,
+    /// Fields added to every line. Default: none.
+    pub initial_fields: BTreeMap<String, Value>,
+}
+
+impl Default for Logs {
+    fn default() -> Self {
+        Self {
+            level: LogLevel::Info,
+            encoding: None,
+            sampling: LogSampling::default(),
+            output_paths: vec!["stderr".into()],
+            error_output_paths: vec!["stderr".into()],
+            development: false,
+            disable_caller: false,
+            disable_stacktrace: false,
+            initial_fields: BTreeMap::new(),
+        }
+    }
+}
+
+/// Within one `tick`, one place in the program logs its first `initial` lines and then every
+/// `thereafter`th; the next line it logs says how many were left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSampling {
+    /// Whether lines are limited at all; off, one bad sender can flood the log. Default: true.
+    pub enabled: bool,
+    /// After this time counting starts anew. Default: 10s. Range: above 0.
+    #[serde(with = "crate::units::duration")]
+    #[schemars(schema_with = "crate::units::duration::schema")]
+    pub tick: Duration,
+    /// Lines logged before the limit sets in. Default: 10.
+    pub initial: u64,
+    /// Past `initial`, every how many-th line is logged; 0 logs none. Default: 100.
+    pub thereafter: u64,
+}
+
+impl Default for LogSampling {
+    fn default() -> Self {
+        Self { enabled: true, tick: Duration::from_secs(10), initial: 10, thereafter: 100 }
+    }
+}
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Nothing; readers are not started.
+    None,
+    /// The same as `normal`.
+    Basic,
+    /// Everything there is.
+    #[default]
+    Normal,
+    /// The same as `normal`.
+    Detailed,
+}
+
+/// The collector's own metrics.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    /// `none` turns all readers off; the others give the same metrics. Default: `normal`.
+    pub level: Level,
+    /// Who gets the metrics. Default: one Prometheus endpoint on `localhost:8888`.
+    pub readers: Vec<Reader>,
+    /// Accepted from old Collector files and not used: see `readers`. Default: none.
+    pub address: Option<String>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let pull = Pull { exporter: PullExporter { prometheus: Prometheus::default() } };
+        Self {
+            level: Level::Normal,
+            readers: vec![Reader { pull: Some(pull), periodic: None }],
+            address: None,
+        }
+    }
+}
+
+/// One way out for metrics: exactly one of `pull` and `periodic`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reader {
+    /// Metrics are fetched from here. Default: absent.
+    pub pull: Option<Pull>,
+    /// Metrics are pushed at an interval. Default: absent.
+    pub periodic: Option<Periodic>,
+}
+
+/// A reader that is asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pull {
+    /// In which form it answers.
+    pub exporter: PullExporter,
+}
+
+/// The form of answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PullExporter {
+    /// Prometheus text on `/metrics`.
+    pub prometheus: Prometheus,
+}
+
+/// A Prometheus endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Prometheus {
+    /// The address to listen on; `0.0.0.0` lets everybody read. Default: `localhost`.
+    pub host: String,
+    /// The port to listen on; 0 takes a free one. Default: 8888.
+    pub port: u16,
+    /// Leaves out the label that names the instrumentation scope. Default: true.
+    pub without_scope_info: bool,
+    /// Leaves the unit out of `otelcol_` names. Default: true.
+    pub without_units: bool,
+    /// Leaves `_total` out of `otelcol_` names. Default: true.
+    pub without_type_suffix: bool,
+    /// Resource attributes that become labels of every series.
+    /// Default: `service.instance.id`, on the `otelcol_` series only.
+    pub with_resource_constant_labels: Option<ResourceLabels>,
+}
+
+impl Default for Prometheus {
+    fn default() -> Self {
+        Self {
+            host: "localhost".into(),
+            port: 8888,
+            without_scope_info: true,
+            without_units: true,
+            without_type_suffix: true,
+            with_resource_constant_labels: None,
+        }
+    }
+}
+
+/// Which resource attributes become labels: those included and not excluded.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ResourceLabels {
+    /// Keys, or `*` for all. Default: none.
+    pub included: Vec<String>,
+    /// Keys that stay out. Default: none.
+    pub excluded: Vec<String>,
+}
+
+/// A reader that pushes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Periodic {
+    /// Milliseconds between two pushes. Default: 60000. Range: above 0.
+    #[schemars(range(min = 1))]
+    pub interval: u64,
+    /// Milliseconds a push may take. Default: 30000. Range: above 0.
+    #[schemars(range(min = 1))]
+    pub timeout: u64,
+    /// Where to.
+    pub exporter: PushExporter,
+}
+
+impl Default for Periodic {
+    fn default() -> Self {
+        Self { interval: 60_000, timeout: 30_000, exporter: PushExporter::default() }
+    }
+}
+
+/// The destination of a push.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PushExporter {
+    /// By OTLP.
+    pub otlp: OtlpPush,
+}
+
+/// How own telemetry is framed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OtlpProtocol {
+    /// OTLP/gRPC.
+    #[default]
+    #[serde(rename = "grpc")]
+    Grpc,
+}
+
+/// An OTLP destination of own telemetry. It must not be a receiver of this very collector.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OtlpPush {
+    /// How requests are framed. Default: `grpc`.
+    pub protocol: OtlpProtocol,
+    /// A URL such as `http://localhost:4317`; without a scheme TLS is used unless `insecure`.
+    /// Default: `http://localhost:4317`.
+    pub endpoint: String,
+    /// Speaks without TLS to an endpoint that names no scheme. Default: false.
+    pub insecure: bool,
+    /// Sent with every request. Default: none.
+    pub headers: Vec<Header>,
+    /// Milliseconds a request may take. Default: 10000. Range: above 0.
+    #[schemars(range(min = 1))]
+    pub timeout: u64,
+    /// File with the certificates of the authorities to trust. Default: those of the system.
+    pub certificate: Option<PathBuf>,
+    /// File with the client's certificate, with `client_key`. Default: none.
+    pub client_certificate: Option<PathBuf>,
+    /// File with the key of `client_certificate`. Default: none.
+    pub client_key: Option<PathBuf>,
+}
+
+impl Default for OtlpPush {
+    fn default() -> Self {
+        Self {
+            protocol: OtlpProtocol::Grpc,
+            endpoint: "http://localhost:4317".into(),
+            insecure: false,
+            headers: Vec::new(),
+            timeout: 10_000,
+            certificate: None,
+            client_certificate: None,
+            client_key: None,
+        }
+    }
+}
+
+/// A header of pushed requests.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Header {
+    /// Its name.
+    pub name: String,
+    /// Its value. Default: empty.
+    pub value: String,
+}
+
+/// The collector's own traces.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Traces {
+    /// `none` turns traces off; the others are the same. Default: `normal`.
+    pub level: Level,
+    /// Who gets the spans. Default: nobody, and none are made.
+    pub processors: Vec<SpanProcessor>,
+    /// Which share of requests is traced. Default: one in a hundred.
+    pub sampler: Sampler,
+    /// Accepted as the Collector's; own spans do not continue the traces they carry. Default: none.
+    pub propagators: Vec<String>,
+}
+
+/// One way out for spans.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SpanProcessor {
+    /// Collects spans and pushes them together.
+    pub batch: BatchSpanProcessor,
+}
+
+/// How spans are collected before they are pushed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BatchSpanProcessor {
+    /// Milliseconds between two pushes. Default: 5000. Range: above 0.
+    #[schemars(range(min = 1))]
+    pub schedule_delay: u64,
+    /// Milliseconds a push may take. Default: 30000. Range: above 0.
+    #[schemars(range(min = 1))]
+    pub export_timeout: u64,
+    /// Spans that wait at most; further ones are lost. Default: 2048. Range: above 0.
+    #[schemars(range(min = 1))]
+    pub max_queue_size: usize,
+    /// Spans in one push at most. Default: 512. Range: 1 to `max_queue_size`.
+    #[schemars(range(min = 1))]
+    pub max_export_batch_size: usize,
+    /// Where to.
+    pub exporter: PushExporter,
+}
+
+impl Default for BatchSpanProcessor {
+    fn default() -> Self {
+        Self {
+            schedule_delay: 5_000,
+            export_timeout: 30_000,
+            max_queue_size: 2_048,
+            max_export_batch_size: 512,
+            exporter: PushExporter::default(),
+        }
+    }
+}
+
+/// Which own traces are made.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sampler {
+    /// A share of them.
+    pub trace_id_ratio_based: TraceIdRatio,
+}
+
+/// A share of all traces.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TraceIdRatio {
+    /// The share. Default: 0.01. Range: 0 to 1.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub ratio: f64,
+}
+
+impl Default for TraceIdRatio {
+    fn default() -> Self {
+        Self { ratio: 0.01 }
+    }
+}
+
+/// What the collector says it is: keys with values, where null removes one of the automatic ones
+/// (`service.name`, `service.version`, `service.instance.id`); or `attributes`, a list of `name` and
+/// `value`, with an optional `schema_url`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Resource(pub BTreeMap<String, Value>);
+
+/// A resource entry that is neither form.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadResource {
+    /// An attribute's value is a map or a list.
+    #[error("resource attribute `{0}` must be a string, a number or a boolean")]
+    Value(String),
+    /// An entry of the `attributes` list.
+    #[error("resource.attributes[{0}] must have `name` and `value`")]
+    Entry(usize),
+}
+
+impl Resource {
+    /// The attributes in either form; `None` removes an automatic one.
+    ///
+    /// # Errors
+    /// [`BadResource`]: the file is refused.
+    pub fn attributes(&self) -> Result<Vec<(String, Option<String>)>, BadResource> {
+        let mut attributes = Vec::new();
+        for (key, value) in &self.0 {
+            match (key.as_str(), value) {
+                ("attributes", Value::Array(entries)) => {
+                    for (i, entry) in entries.iter().enumerate() {
+                        let name = entry.get("name").and_then(Value::as_str);
+                        let name = name.ok_or(BadResource::Entry(i))?;
+                        let value = entry.get("value").ok_or(BadResource::Entry(i))?;
+                        attributes.push((name.to_owned(), scalar(name, value)?));
+                    }
+                }
+                ("schema_url", _) => {}
+                (key, value) => attributes.push((key.to_owned(), scalar(key, value)?)),
+            }
+        }
+        Ok(attributes)
+    }
+}
+
+fn scalar(key: &str, value: &Value) -> Result<Option<String>, BadResource> {
+    match value {
+        Value::Null => Ok(None),
+        Value::String(text) => Ok(Some(text.clone())),
+        Value::Bool(_) | Value::Number(_) => Ok(Some(value.to_string())),
+        Value::Array(_) | Value::Object(_) => Err(BadResource::Value(key.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resource_is_a_map_or_a_list() {
+        let check = |json: &str, expected: Result<Vec<(&str, Option<&str>)>, BadResource>| {
+            let resource: Resource = serde_json::from_str(json).unwrap();
+            let expected = expected.map(|pairs| {
+                let own = |(k, v): (&str, Option<&str>)| (k.to_owned(), v.map(str::to_owned));
+                pairs.into_iter().map(own).collect::<Vec<_>>()
+            });
+            assert_eq!(resource.attributes(), expected, "{json}");
+        };
+        check("{}", Ok(vec![]));
+        check(r#"{"service.name":"x","n":1}"#, Ok(vec![("n", Some("1")), ("service.name", Some("x"))]));
+        check(r#"{"service.instance.id":null}"#, Ok(vec![("service.instance.id", None)]));
+        check(
+            r#"{"schema_url":"u","attributes":[{"name":"a","value":"b","type":"string"}]}"#,
+            Ok(vec![("a", Some("b"))]),
+        );
+        check(r#"{"attributes":[{"value":"b"}]}"#, Err(BadResource::Entry(0)));
+        check(r#"{"a":[1]}"#, Err(BadResource::Value("a".into())));
+    }
+
+    #[test]
+    fn a_collectors_telemetry_section_is_read() {
+        let json = r#"{
+            "logs": {"level": "warn", "encoding": "json", "initial_fields": {"pod": "p"}},
+            "metrics": {"level": "detailed", "address": ":8888", "readers": [
+                {"pull": {"exporter": {"prometheus": {"host": "0.0.0.0", "port": 8888, "without_units": false}}}},
+                {"periodic": {"interval": 1000, "exporter": {"otlp": {"protocol": "grpc", "endpoint": "http://a:4317",
+                    "headers": [{"name": "k", "value": "v"}]}}}}]},
+            "traces": {"processors": [{"batch": {"exporter": {"otlp": {"protocol": "grpc", "endpoint": "http://a:4317"}}}}]},
+            "resource": {"service.name": "gate"}
+        }"#;
+        let read: Telemetry = serde_json::from_str(json).unwrap();
+        assert_eq!((read.logs.level, read.metrics.readers.len()), (LogLevel::Warn, 2));
+        assert_eq!(read.metrics.readers[1].periodic.as_ref().map(|p| p.interval), Some(1000));
+    }
+
+    #[test]
+    fn without_keys_metrics_are_on_loopback_8888() {
+        let read: Telemetry = serde_json::from_str("{}").unwrap();
+        let prometheus = &read.metrics.readers[0].pull.as_ref().unwrap().exporter.prometheus;
+        assert_eq!((prometheus.host.as_str(), prometheus.port), ("localhost", 8888));
+        assert_eq!(read.traces.processors, []);
+    }
+}
