@@ -87,7 +87,7 @@ mod tests {
         let small = Bytes::from(vec![1; 100]);
         let large = Bytes::from(vec![2; 100_000]);
         let check = |prefix: &[u8], parts: &[&Bytes], expected: &[usize]| {
-            let parts: Vec<Bytes> = parts.iter().map(|part| Bytes::clone(part)).collect();
+            let parts: Vec<Bytes> = parts.iter().copied().cloned().collect();
             let whole = [prefix, &parts.concat()].concat();
             let body = Body::with_prefix(prefix, parts);
             let sizes: Vec<_> = body.pieces.iter().map(Bytes::len).collect();

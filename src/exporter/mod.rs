@@ -68,8 +68,8 @@ struct Prepared {
 /// What sends, not yet connected.
 #[derive(Debug)]
 enum Kind {
-    OtlpGrpc(otlp_grpc::Settings),
-    OtlpHttp(otlp_http::Settings),
+    OtlpGrpc(Box<otlp_grpc::Settings>),
+    OtlpHttp(Box<otlp_http::Settings>),
     Debug(config::Debug),
     Nop,
     File(config::File),
@@ -142,8 +142,8 @@ impl Exporter {
         metrics: ExporterMetrics,
     ) -> Result<Self, PrepareError> {
         let kind = match config {
-            config::Exporter::OtlpGrpc(config) => Kind::OtlpGrpc(otlp_grpc::Settings::new(config)?),
-            config::Exporter::OtlpHttp(config) => Kind::OtlpHttp(otlp_http::Settings::new(config)?),
+            config::Exporter::OtlpGrpc(config) => Kind::OtlpGrpc(Box::new(otlp_grpc::Settings::new(config)?)),
+            config::Exporter::OtlpHttp(config) => Kind::OtlpHttp(Box::new(otlp_http::Settings::new(config)?)),
             config::Exporter::Debug(config) => Kind::Debug(config.clone()),
             config::Exporter::Nop(_) => Kind::Nop,
             config::Exporter::File(config) => Kind::File(config.clone()),
