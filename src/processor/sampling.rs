@@ -156,9 +156,7 @@ fn keep(
     match draft.signal() {
         Signal::Traces => {
             let Some(span) = draft.span(item) else { return };
-            if decision.write != Write::Nothing
-                && decision.write.trace_state(span.trace_state(), text).is_some()
-            {
+            if decision.trace_state(span.trace_state(), text).is_some() {
                 draft.set_trace_state(item, text);
             }
         }

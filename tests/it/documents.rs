@@ -1,6 +1,5 @@
 //! The documents say what is so.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,29 +9,6 @@ fn root() -> &'static Path {
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
-
-/// Compares a generated document with the committed one; `TOLLGATE_BLESS=1` rewrites it.
-fn golden(path: &str, generated: &str) {
-    if std::env::var_os("TOLLGATE_BLESS").is_some() {
-        std::fs::write(root().join(path), generated).unwrap();
-    }
-    assert_eq!(read(path), generated, "{path} is out of date: run TOLLGATE_BLESS=1 cargo test");
-}
-
-#[test]
-fn every_metric_is_documented() {
-    let mut text = String::from(
-        "# Metrics\n\nEverything on `/metrics`, generated from the program. `otelcol_*` names and labels are the\n\
-         Collector's; `tollgate_*` are Tollgate's own. Tenant labels are capped at 1,000, the rest is `_overflow`.\n\n\
-         | metric | type | labels | meaning |\n| --- | --- | --- | --- |\n",
-    );
-    for metric in tollgate::internal_telemetry::metrics_reference() {
-        let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
-        let kind = metric.kind.as_str();
-        writeln!(text, "| `{}` | {kind} | {} | {} |", metric.name, labels.join(", "), metric.help).unwrap();
-    }
-    golden("docs/metrics.md", &text);
 }
 
 /// Every configuration that is shipped, with the policies beside it.

@@ -1,5 +1,6 @@
 //! Black-box tests: they start the real program, talk OTLP to it, and end with the conservation law.
 #![allow(
+    unreachable_pub,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stderr,

@@ -106,11 +106,11 @@ async fn a_changed_policies_file_comes_into_force_and_a_bad_one_does_not() {
         let (_, body) = tollgate.get("admin", "/v1/revisions").await;
         serde_json::from_str::<serde_json::Value>(&body).unwrap()
     };
-    assert_eq!(revision().await["active"]["revision"], "half");
+    assert_eq!(revision().await["in_force"]["revision"], "half");
 
     std::fs::write(tollgate.policies_path(), HALF.replace("half", "all").replace("50%", "100%")).unwrap();
     eventually("the new revision", || async {
-        (revision().await["active"]["revision"] == "all").then_some(())
+        (revision().await["in_force"]["revision"] == "all").then_some(())
     })
     .await;
     let grpc = Grpc::connect(tollgate.address("otlp/grpc")).await.tenant("acme");
@@ -125,7 +125,7 @@ async fn a_changed_policies_file_comes_into_force_and_a_bad_one_does_not() {
     .await;
     let problems = refused["problems"].to_string();
     assert!(problems.contains("rules[1].keeep") && problems.contains("did you mean"), "{problems}");
-    assert_eq!(revision().await["active"]["revision"], "all");
+    assert_eq!(revision().await["in_force"]["revision"], "all");
     let metrics = tollgate.metrics().await;
     assert_eq!(metrics.sum("tollgate_policies_last_reload_success", &[]), 0.0);
     assert_eq!(metrics.sum("tollgate_policies_info", &[("revision", "all")]), 1.0);

@@ -21,12 +21,6 @@ impl Metrics {
         series.sum()
     }
 
-    /// Whether any series of this name is there.
-    pub fn has(&self, name: &str) -> bool {
-        let starts = |line: &str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
-        self.text.lines().any(starts)
-    }
-
     /// The conservation law, per tenant and signal: every line of the books that does not balance.
     pub fn unbalanced(&self) -> Vec<String> {
         let labels = self.text.lines().filter(|l| l.starts_with("tollgate_received_items_total{"));

@@ -9,8 +9,8 @@ mod sink;
 pub use client::{Grpc, Http};
 pub use metrics::Metrics;
 pub use payload::{Item, logs, metrics, spans};
+pub use process::Tollgate;
 pub use process::get;
-pub use process::{Ended, Tollgate};
 pub use sink::{Answer, Arrived, Sink};
 
 use std::time::Duration;

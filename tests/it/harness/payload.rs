@@ -38,17 +38,16 @@ impl Item {
     }
 }
 
-fn attributes(pairs: impl IntoIterator<Item = (impl AsRef<str>, impl AsRef<str>)>) -> Vec<KeyValue> {
-    let text = |value: &str| Some(AnyValue { value: Some(Value::StringValue(value.to_owned())) });
-    let pair = |(key, value): (_, _)| {
-        let (key, value): (&dyn AsRef<str>, &dyn AsRef<str>) = (&key, &value);
-        KeyValue { key: key.as_ref().to_owned(), value: text(value.as_ref()), ..KeyValue::default() }
-    };
-    let mut all = Vec::new();
-    for (key, value) in pairs {
-        all.push(pair((key.as_ref(), value.as_ref())));
-    }
-    all
+fn attributes<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<KeyValue> {
+    let value = |text: &str| Some(AnyValue { value: Some(Value::StringValue(text.to_owned())) });
+    let pairs = pairs.into_iter();
+    pairs
+        .map(|(key, text)| KeyValue { key: key.to_owned(), value: value(text), ..KeyValue::default() })
+        .collect()
+}
+
+fn own(item: &Item) -> Vec<KeyValue> {
+    attributes(item.attributes.iter().map(|(key, value)| (key.as_str(), value.as_str())))
 }
 
 fn resource(pairs: &[(&str, &str)]) -> Option<Resource> {
@@ -70,7 +69,7 @@ pub fn spans(of: &[(&str, &str)], items: &[Item]) -> ExportTraceServiceRequest {
         kind: 2,
         start_time_unix_nano: 1_700_000_000_000_000_000,
         end_time_unix_nano: 1_700_000_000_001_000_000,
-        attributes: attributes(item.attributes.iter().map(|(k, v)| (k, v))),
+        attributes: own(item),
         status: item.error.then(|| Status { code: 2, ..Status::default() }),
         ..Span::default()
     });
@@ -85,7 +84,7 @@ pub fn logs(of: &[(&str, &str)], items: &[Item]) -> ExportLogsServiceRequest {
         time_unix_nano: 1_700_000_000_000_000_000,
         severity_number: 9,
         body: Some(AnyValue { value: Some(Value::StringValue(item.name.clone())) }),
-        attributes: attributes(item.attributes.iter().map(|(k, v)| (k, v))),
+        attributes: own(item),
         ..LogRecord::default()
     });
     let scope_logs = vec![ScopeLogs { log_records: records.collect(), ..ScopeLogs::default() }];
@@ -99,7 +98,7 @@ pub fn metrics(of: &[(&str, &str)], items: &[Item]) -> ExportMetricsServiceReque
         name: item.name.clone(),
         data: Some(metric::Data::Gauge(Gauge {
             data_points: vec![NumberDataPoint {
-                attributes: attributes(item.attributes.iter().map(|(k, v)| (k, v))),
+                attributes: own(item),
                 value: Some(number_data_point::Value::AsInt(1)),
                 ..NumberDataPoint::default()
             }],

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -20,7 +20,6 @@ pub struct Tollgate {
 
 /// How it ended.
 pub struct Ended {
-    pub code: Option<i32>,
     pub log: Vec<serde_json::Value>,
 }
 
@@ -59,11 +58,6 @@ impl Start {
     pub fn environment(mut self, key: &str, value: &str) -> Self {
         self.environment.push((key.to_owned(), value.to_owned()));
         self
-    }
-
-    /// The folder of the process.
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
     }
 
     /// Starts the program and waits for its `ready` event.
@@ -219,7 +213,7 @@ impl Tollgate {
         assert_eq!(ended["abandoned"], 0, "{ended}");
         assert_eq!(ended["tasks_alive"], 0, "{ended}");
         self.child = None;
-        Ended { code: status.code(), log: self.log() }
+        Ended { log: self.log() }
     }
 }
 

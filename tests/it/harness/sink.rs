@@ -42,7 +42,6 @@ pub struct Arrived {
 struct State {
     answer: Mutex<Option<Answer>>,
     items: Mutex<Vec<(&'static str, Arrived)>>,
-    headers: Mutex<Vec<http::HeaderMap>>,
 }
 
 /// A listening destination; it ends with the test.
@@ -97,11 +96,6 @@ impl Sink {
         })
         .await
     }
-
-    /// The headers of every request so far.
-    pub fn headers(&self) -> Vec<http::HeaderMap> {
-        self.state.headers.lock().unwrap().clone()
-    }
 }
 
 type Body = http_body_util::combinators::BoxBody<Bytes, std::convert::Infallible>;
@@ -123,7 +117,6 @@ async fn serve(
             Answer::Invalid => return Ok(respond(grpc, 3, 400)),
         }
     }
-    state.headers.lock().unwrap().push(head.headers.clone());
     let encoding = if grpc { "grpc-encoding" } else { "content-encoding" };
     let body = if grpc { body.slice(5..) } else { body };
     let body = decompress(head.headers.get(encoding), body);
@@ -140,7 +133,10 @@ fn respond(grpc: bool, code: u8, status: u16) -> http::Response<Body> {
     }
     let builder = http::Response::builder().header("content-type", "application/grpc");
     if code != 0 {
-        return builder.header("grpc-status", code).body(Full::new(Bytes::new()).boxed()).unwrap();
+        return builder
+            .header("grpc-status", code.to_string())
+            .body(Full::new(Bytes::new()).boxed())
+            .unwrap();
     }
     let mut trailers = http::HeaderMap::new();
     trailers.insert("grpc-status", "0".parse().unwrap());
