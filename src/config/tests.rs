@@ -1,4 +1,5 @@
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use proptest::prelude::*;
 
@@ -253,13 +254,17 @@ fn every_key_of_the_schema_has_a_description() {
     }
 }
 
+static REFERENCE: LazyLock<String> = LazyLock::new(reference);
+
 proptest! {
+    // Each case reads the whole reference file, so fewer than usual.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn no_damage_to_a_configuration_makes_it_panic(
         cut in 0..1000_usize, length in 0..3_usize, at in 0..30_000_usize, put in "[ -~é]{0,3}|\\$\\{[a-z:}$]{0,9}",
     ) {
-        let text = reference();
-        let kept = text.lines().enumerate().filter(|(n, _)| !(cut..cut + length).contains(n));
+        let kept = REFERENCE.lines().enumerate().filter(|(n, _)| !(cut..cut + length).contains(n));
         let mut text: String = kept.map(|(_, line)| format!("{line}\n")).collect();
         let at = (at % text.len()..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(0);
         text.insert_str(at, &put);
