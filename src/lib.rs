@@ -14,6 +14,7 @@ pub mod identity;
 pub mod tasks;
 pub mod units;
 pub mod wire;
+// layer: text with positions
 pub mod yaml;
 // layer: OTLP on the wire
 pub mod otlp;
