@@ -162,7 +162,9 @@ impl Table {
         for account in collector.telemetry().ledger().accounts() {
             let mut books = Books::default();
             Signal::ALL.into_iter().for_each(|signal| books.add(&account.signal(signal).read()));
-            now.insert(account.label().to_string(), books);
+            if books != Books::default() {
+                now.insert(account.label().to_string(), books);
+            }
         }
         let seconds = self.period().as_secs_f64();
         let text = match self.terminal {

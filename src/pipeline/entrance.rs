@@ -71,7 +71,6 @@ impl Entrance {
         })?;
         match deliveries.deliver(request.deadline).await {
             Ok(rejected) => {
-                metrics.accepted[request.signal].add(items);
                 let message = (rejected > 0).then(|| "rejected by the destination".to_owned());
                 Ok(Accepted { items, rejected, message })
             }

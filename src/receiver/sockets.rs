@@ -50,10 +50,11 @@ impl Sockets {
         self.held.clear();
     }
 
-    /// The socket held for an endpoint, or a new one.
+    /// The socket held for an endpoint, or a new one. In one round each is used once: two listeners may
+    /// both ask for a free port.
     pub(super) async fn listen(&mut self, endpoint: &Endpoint) -> io::Result<Listener> {
         let round = self.round;
-        if let Some(held) = self.held.iter_mut().find(|held| held.serves(endpoint)) {
+        if let Some(held) = self.held.iter_mut().find(|held| held.used != round && held.serves(endpoint)) {
             held.used = round;
             let shared = held.listener.try_clone()?;
             return TcpListener::from_std(shared).map(Listener::Tcp);

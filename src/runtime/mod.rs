@@ -152,6 +152,7 @@ impl Collector {
         }
         let graph = checked.graph(&telemetry, policies.directory()).map_err(|p| anyhow::anyhow!("{p}"))?;
         let mut sockets = Sockets::default();
+        sockets.begin();
         let generation = Generation::start(graph, &scope, &workers, &mut sockets).await?;
         readiness.set_ready();
         let retired = Vec::new();
