@@ -240,6 +240,8 @@ impl<'a> Draft<'a> {
     }
 
     /// Gives all items of a part to a group; every part starts in group 0.
+    ///
+    /// Assign all parts before emitting: after a change the next emit sorts the parts again.
     pub fn assign(&mut self, part: PartId, group: u32) {
         if let Some(part) = self.edits.parts.get_mut(part.0 as usize)
             && part.group != group
