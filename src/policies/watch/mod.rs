@@ -430,6 +430,13 @@ impl Events {
         };
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = parent.unwrap_or(Path::new(".")).to_owned();
+        if !directory.join("..data").exists() {
+            tracing::debug!(
+                name: "policies.plain_directory",
+                directory = %directory.display(),
+                "no mounted ConfigMap; one mounted by subPath would never change"
+            );
+        }
         let mut events = Self { watcher, directory };
         events.attach();
         (receiver, events)
