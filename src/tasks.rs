@@ -67,7 +67,7 @@ impl Scope {
         let (abort, aborted, scope) = (self.abort.clone(), self.aborted.clone(), self.name.clone());
         self.tracker.spawn_on(
             async move {
-                let _alive = (above, alive);
+                let _alive = (alive, above);
                 if abort.run_until_cancelled(future).await.is_none() {
                     aborted.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!(name: "task.aborted", %scope, task, "task did not stop in its grace");

@@ -152,8 +152,8 @@ impl Builder<'_> {
                 let refused = |source| GraphError::Sampler { id: id.clone(), source };
                 Kind::Probabilistic(Probabilistic::new(config, metrics).map_err(refused)?)
             }
-            ProcessorConfig::Resource(config) => Kind::Attributes(Attributes::resource(config)),
-            ProcessorConfig::Attributes(config) => Kind::Attributes(Attributes::items(config)),
+            ProcessorConfig::Resource(config) => Kind::Attributes(Attributes::resource(config).into()),
+            ProcessorConfig::Attributes(config) => Kind::Attributes(Attributes::items(config).into()),
             ProcessorConfig::MemoryLimiter(config) => {
                 let metrics = self.telemetry.memory_limiter(id.as_str());
                 let new = || Arc::new(MemoryLimiter::new(config, metrics));

@@ -110,7 +110,7 @@ mod tests {
     fn refuses_above_the_soft_limit_and_resumes_below() {
         let config = Config { limit_mib: 100, spike_limit_mib: 25, ..Config::default() };
         let limiter = MemoryLimiter::new(&config, MemoryLimiterMetrics::default());
-        let mut check = |used_mib: u64, refuses: bool| {
+        let check = |used_mib: u64, refuses: bool| {
             limiter.note(used_mib << 20);
             assert_eq!(limiter.refuses(Signal::Logs, 1).is_some(), refuses, "{used_mib} MiB");
         };

@@ -65,7 +65,7 @@ pub enum Kind {
     /// `probabilistic_sampler`, as the Collector's.
     Probabilistic(Probabilistic),
     /// `resource` and `attributes`, as the Collector's.
-    Attributes(Attributes),
+    Attributes(Box<Attributes>),
     /// `memory_limiter`, as the Collector's.
     MemoryLimiter(Arc<MemoryLimiter>),
 }

@@ -5,6 +5,7 @@
     clippy::expect_used,
     clippy::print_stderr,
     clippy::disallowed_methods,
+    clippy::let_underscore_must_use,
     reason = "tests fail by panicking and own their tasks for a few seconds"
 )]
 

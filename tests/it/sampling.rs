@@ -88,7 +88,7 @@ async fn anonymous_data_is_refused_where_policies_say_so() {
     let tollgate = Tollgate::with(&gate(&sink)).policies(policies).start().await;
     let grpc = Grpc::connect(tollgate.address("otlp/grpc")).await;
     let status = grpc.spans(spans(&[], &many(1))).await.unwrap_err();
-    assert_eq!(status.code(), tonic::Code::PermissionDenied);
+    assert_eq!(status.code(), tonic::Code::Unauthenticated);
     let twice = grpc.clone().tenant("a").tenant("b");
     assert_eq!(twice.spans(spans(&[], &many(1))).await.unwrap_err().code(), tonic::Code::PermissionDenied);
     grpc.tenant("acme").spans(spans(&[], &many(1))).await.unwrap();

@@ -171,12 +171,12 @@ async fn a_port_that_is_taken_is_named() {
     let endpoint = taken.local_addr().unwrap().to_string();
     let config: Otlp =
         serde_json::from_value(json!({"protocols": {"grpc": {"endpoint": endpoint}}})).unwrap();
-    let error = Receiver::bind(&config).await.unwrap_err();
+    let error = Receiver::bind(&config, &mut crate::receiver::Sockets::default()).await.unwrap_err();
     assert!(error.to_string().starts_with(&format!("cannot listen on {endpoint}: ")), "{error}");
     for endpoint in ["localhost:0", ":0", "[::1]:0"] {
         let config: Otlp =
             serde_json::from_value(json!({"protocols": {"grpc": {"endpoint": endpoint}}})).unwrap();
-        if let Err(error) = Receiver::bind(&config).await {
+        if let Err(error) = Receiver::bind(&config, &mut crate::receiver::Sockets::default()).await {
             assert!(endpoint.starts_with('['), "{endpoint}: {error}");
         }
     }

@@ -95,7 +95,7 @@ async fn start_with(config: Value, admit: Admit, accept: Accept) -> Server {
     }
     let config: Otlp = serde_json::from_value(json!({"protocols": protocols})).unwrap();
     assert_eq!(config.check(), [], "the configuration of the test is sound");
-    let bound = Receiver::bind(&config).await.unwrap();
+    let bound = Receiver::bind(&config, &mut crate::receiver::Sockets::default()).await.unwrap();
     let scope = Scope::root("test");
     let workers = Workers::start(2).unwrap();
     let metrics = Metrics::default();
