@@ -242,22 +242,23 @@ impl Exporter {
     }
 
     /// Sends what waits until `deadline`, stops everything, and drops what is left; returns how many items
-    /// that was. Batches reserved for but not committed by then are dropped as abandoned.
+    /// that was. What is committed afterwards is dropped at once.
     ///
     /// # Cancel safety
     /// May be called again.
     pub async fn drain(&self, deadline: Instant) -> u64 {
         self.0.queue.close();
-        let running = self.running().take();
-        if let Some(running) = running {
+        let scopes = self.running().as_ref().map(|r| (r.consumers.clone(), r.connections.clone()));
+        if let Some((consumers, connections)) = scopes {
             // Whether all ended in time makes no difference to what follows.
-            running.consumers.finished(deadline).await;
-            running.consumers.close(Instant::now() + GRACE).await;
-            if let Some(finished) = running.finished {
+            consumers.finished(deadline).await;
+            consumers.close(Instant::now() + GRACE).await;
+            let finished = self.running().as_mut().and_then(|running| running.finished.take());
+            if let Some(finished) = finished {
                 // Also an error means that the writer is gone.
                 let _ended = tokio::time::timeout(GRACE, finished).await;
             }
-            running.connections.close(Instant::now() + GRACE).await;
+            connections.close(Instant::now() + GRACE).await;
         }
         self.drop_rest()
     }

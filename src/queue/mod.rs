@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use crate::batch::Batch;
 use crate::internal_telemetry::metrics::ExporterMetrics;
+use crate::outcome::DroppedReason;
 
 use fifo::{Fifo, Next};
 pub use lease::Lease;
@@ -77,6 +78,8 @@ struct State {
     fifo: Fifo,
     room: Room,
     closed: bool,
+    /// Nobody leases any more.
+    ended: bool,
     /// Reservations neither committed nor dropped; a closed queue waits for them.
     reservations: u64,
     /// A consumer was woken and has not looked yet, so that another need not be.
@@ -94,6 +97,7 @@ impl Queue {
             fifo: Fifo::default(),
             room: Room::new(bounds),
             closed: false,
+            ended: false,
             reservations: 0,
             woken: false,
             timed: false,
@@ -235,11 +239,12 @@ impl Queue {
         self.0.space.notify_waiters();
     }
 
-    /// Takes everything that waits, to be ended by the caller.
+    /// Takes everything that waits, to be ended by the caller; what is committed later is dropped.
     pub fn take_all(&self) -> Vec<Batch> {
         let mut entries = Vec::new();
         let all = Wanted::up_to(u64::MAX);
         let mut state = self.lock();
+        state.ended = true;
         while let Next::Taken(more) = state.fifo.take(&all, Instant::now(), true) {
             entries.extend(more);
         }
@@ -328,6 +333,11 @@ impl Reservation {
         debug_assert!(actual.is_within(&self.size), "{actual:?} was not reserved, {:?} was", self.size);
         let mut state = self.queue.lock();
         state.reservations -= 1;
+        if state.ended {
+            drop(state);
+            self.queue.release(&self.size);
+            return batches.into_iter().for_each(|batch| batch.dropped(DroppedReason::Shutdown));
+        }
         state.room.replace(&self.size, &actual);
         for batch in batches {
             batch.enter_queue();

@@ -16,7 +16,11 @@ pub(super) fn put_aside(path: &Path) -> io::Result<()> {
     loop {
         let target = named(path, time);
         if !target.try_exists()? {
-            return std::fs::rename(path, target);
+            return match std::fs::rename(path, target) {
+                // Put aside before, and then no new file could be opened.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                renamed => renamed,
+            };
         }
         time = time.checked_add(Span::new().milliseconds(1)).map_err(io::Error::other)?;
     }

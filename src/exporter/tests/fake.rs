@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::tasks::Scope;
 
@@ -87,6 +88,7 @@ struct State {
     seen: Mutex<Vec<Seen>>,
     connections: AtomicUsize,
     script: Script,
+    go_away: CancellationToken,
 }
 
 impl Fake {
@@ -138,7 +140,8 @@ impl Fake {
     }
 
     fn new(address: String, script: Script) -> Self {
-        let state = State { seen: Mutex::default(), connections: AtomicUsize::new(0), script };
+        let (connections, go_away) = (AtomicUsize::new(0), CancellationToken::new());
+        let state = State { seen: Mutex::default(), connections, script, go_away };
         Self { address, state: Arc::new(state), scope: Scope::root("fake") }
     }
 
@@ -148,6 +151,11 @@ impl Fake {
 
     pub(super) fn connections(&self) -> usize {
         self.state.connections.load(Ordering::Relaxed)
+    }
+
+    /// Ends every HTTP/2 connection there is, or will be, with GOAWAY.
+    pub(super) fn go_away(&self) {
+        self.state.go_away.cancel();
     }
 
     /// Breaks every connection off and stops listening.
@@ -160,12 +168,19 @@ fn serve(state: &Arc<State>, scope: &Scope, stream: impl AsyncRead + AsyncWrite 
     state.connections.fetch_add(1, Ordering::Relaxed);
     let state = state.clone();
     scope.spawn("connection", async move {
+        let go_away = state.go_away.clone();
         let service = service_fn(|request| answer(state.clone(), request));
         let (stream, is_http2) = sniff(stream).await;
         // How a connection ends is the client's business.
         if is_http2 {
             let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            let _ended = builder.serve_connection(TokioIo::new(stream), service).await;
+            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                _ended = connection.as_mut() => return,
+                () = go_away.cancelled() => connection.as_mut().graceful_shutdown(),
+            }
+            let _ended = connection.await;
         } else {
             let builder = hyper::server::conn::http1::Builder::new();
             let _ended = builder.serve_connection(TokioIo::new(stream), service).await;

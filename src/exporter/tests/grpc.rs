@@ -123,6 +123,21 @@ async fn c3_a_destination_that_comes_back_gets_everything() {
 }
 
 #[tokio::test]
+async fn a_destination_that_says_goaway_is_connected_to_again() {
+    let fake = Fake::start(|_| Reply::ok()).await;
+    let world = World::grpc(&fake, json!({"sending_queue": {"num_consumers": 1}}));
+    world.send(1);
+    world.empty().await;
+    fake.go_away();
+    for sent in 2..=10 {
+        world.send(1);
+        eventually("it is sent", || world.books().sent == sent).await;
+    }
+    assert!(fake.connections() > 1);
+    assert_eq!(world.end().await.sent, 10);
+}
+
+#[tokio::test]
 async fn c4_connections_are_kept_and_as_many_calls_as_configured_run_at_once() {
     let fake = Fake::start(|n| if n < 40 { Reply::ok() } else { Reply::Never }).await;
     let world = World::grpc(&fake, json!({"sending_queue": {"num_consumers": 3}}));

@@ -87,7 +87,9 @@ async fn retries_end_when_the_sender_stops_waiting() {
     let (receipt, result) = Receipt::until(Instant::now() + Duration::from_millis(200));
     world.put(vec![world.batch(1, REQUEST).with_receipt(receipt)]);
     let start = Instant::now();
-    assert_eq!(patiently(result).await.unwrap().failure.unwrap().code, 14);
+    let code = patiently(result).await.unwrap().failure.unwrap().code;
+    // The last attempt is refused, or cut off by the deadline.
+    assert!([4, 14].contains(&code), "{code}");
     assert!(start.elapsed() < Duration::from_secs(5) && fake.seen().len() > 1);
     assert_eq!(world.end().await.refused_total(), 1);
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::identity::TenantId;
 use crate::otlp::Signal;
-use crate::outcome::{Account, Books, DroppedReason};
+use crate::outcome::{Account, Books};
 
 mod model;
 
@@ -232,6 +232,18 @@ async fn consumers_of_a_closed_queue_wait_for_open_reservations_only() {
         tokio::join!(world.queue.lease(), world.queue.lease(), async { drop(reservation) });
     assert!(first.is_none() && second.is_none());
     batch.into_iter().for_each(|batch| batch.sent(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_committed_after_the_end_is_dropped_and_counted() {
+    let world = World::new(Sizer::Requests, 100, Wanted::up_to(MIB));
+    let batch = [world.logs(5)];
+    let reservation = world.queue.reserve(&batch).unwrap();
+    world.queue.close();
+    assert!(world.queue.take_all().is_empty());
+    reservation.commit(Vec::from(batch));
+    assert_eq!(world.books(Signal::Logs).dropped[DroppedReason::Shutdown as usize], 5);
+    assert_eq!(world.queue.size(), 0);
 }
 
 #[tokio::test(start_paused = true)]
