@@ -36,6 +36,17 @@ pub(super) enum Shape {
     Frame,
 }
 
+impl Shape {
+    /// The longest body that can hold a message of `limit` bytes.
+    pub(super) fn most(self, limit: usize) -> u64 {
+        let overhead = match self {
+            Shape::Plain(_) => 0,
+            Shape::Frame => grpc::PREFIX,
+        };
+        (limit + overhead) as u64
+    }
+}
+
 /// Why there is no body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unread {
@@ -152,11 +163,7 @@ impl Gathered {
     }
 
     fn check(&self) -> Result<(), Unread> {
-        let overhead = match self.shape {
-            Shape::Plain(_) => 0,
-            Shape::Frame => grpc::PREFIX,
-        };
-        let most = (self.limit + overhead) as u64;
+        let most = self.shape.most(self.limit);
         let arrived = self.as_slice();
         let expected = expected(self.shape, arrived);
         if arrived.len() as u64 > most || expected.is_some_and(|expected| expected > most) {

@@ -177,7 +177,9 @@ impl<I: Intake> Port<I> {
                 tracing::debug!(name: "connection.handshake_failed", %error, "TLS handshake failed");
                 false
             }
-            Some(Err(_)) | None => false,
+            Some(Err(_late)) => false,
+            // Drained before there was anything to serve.
+            None => true,
         }
     }
 

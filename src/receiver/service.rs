@@ -287,7 +287,7 @@ impl<I: Intake> Service<I> {
         let Call { mut head, body, peer, signal, transport, metrics } = call;
         let limit = self.rules.limit;
         let announced = announced(&head.headers);
-        if announced.is_some_and(|length| length > (limit + grpc::PREFIX) as u64) {
+        if announced.is_some_and(|length| length > shape.most(limit)) {
             return Err(Fault::TooLarge { limit });
         }
         if self.rules.include_metadata {
