@@ -66,17 +66,16 @@ pub(super) enum Unread {
 ///
 /// # Errors
 /// [`Unread`]; the rest of the body is not read.
-pub(super) async fn read<B>(body: B, shape: Shape, bounds: &Bounds) -> Result<Bytes, Unread>
+pub(super) async fn read<B>(body: &mut B, shape: Shape, bounds: &Bounds) -> Result<Bytes, Unread>
 where
-    B: Body<Data = Bytes>,
+    B: Body<Data = Bytes> + Unpin,
 {
-    let mut body = pin!(body);
     let mut alarm = Alarm::new(bounds);
     let mut gathered = Gathered::new(shape, bounds.limit);
     // The timer exists only from the first time that there is nothing to read.
     let mut sleep = pin!(None);
     while !body.is_end_stream() {
-        let next = poll_fn(|cx| match body.as_mut().poll_frame(cx) {
+        let next = poll_fn(|cx| match Pin::new(&mut *body).poll_frame(cx) {
             Poll::Ready(frame) => Poll::Ready(Ok(frame)),
             Poll::Pending => Poll::Ready(Err(ready!(alarm.poll_ring(sleep.as_mut(), cx)))),
         });

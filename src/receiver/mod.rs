@@ -247,7 +247,7 @@ impl Bound {
                 caps: Caps::new(&door.limits),
             };
             let service = Service { intake: hooks.clone(), metrics: metrics.clone(), rules: door.requests };
-            let port = Arc::new(Port { service, rules: door.connections, tls: door.tls });
+            let port = Arc::new(Port { service: Arc::new(service), rules: door.connections, tls: door.tls });
             scope.spawn("accept", listen::accept(door.listener, port, dealing));
         }
         Receiver { scope, accepting, addresses }
