@@ -13,6 +13,7 @@ pub mod compression;
 pub mod identity;
 pub mod tasks;
 pub mod units;
+// layer: text with positions
 pub mod yaml;
 // layer: OTLP on the wire
 pub mod otlp;
@@ -31,6 +32,7 @@ pub mod internal_telemetry;
 // layer: the graph
 pub mod pipeline;
 // layer: edges
+pub mod admin;
 pub mod receiver;
 // layer: life
 // layer: command line

@@ -121,17 +121,14 @@ trait Body: DeserializeOwned + JsonSchema {
 }
 
 macro_rules! checked {
-    ($($body:ty $(=> $wrap:expr)?),* $(,)?) => {$(
+    ($($body:ty),* $(,)?) => {$(
         impl Body for $body {
             fn findings(&self) -> Vec<(String, String, bool)> {
-                let found = checked!(@check self $(, $wrap)?);
-                let found = found.into_iter();
+                let found = self.check().into_iter();
                 found.map(|one| (one.at, one.problem.to_string(), one.problem.is_error())).collect()
             }
         }
     )*};
-    (@check $body:ident) => { $body.check() };
-    (@check $body:ident, $wrap:expr) => { $wrap($body.clone()).check() };
 }
 
 checked! {
@@ -139,11 +136,11 @@ checked! {
     exporter::OtlpGrpc,
     exporter::OtlpHttp,
     exporter::File,
-    processor::MemoryLimiter => Processor::MemoryLimiter,
-    processor::ProbabilisticSampler => Processor::ProbabilisticSampler,
-    processor::Resource => Processor::Resource,
-    processor::Attributes => |keys| Processor::Attributes(Box::new(keys)),
-    processor::Batch => Processor::Batch,
+    processor::MemoryLimiter,
+    processor::ProbabilisticSampler,
+    processor::Resource,
+    processor::Attributes,
+    processor::Batch,
 }
 
 impl Body for processor::Tenant {}

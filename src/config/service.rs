@@ -3,13 +3,16 @@
 //! Keys and defaults are the Collector's; numbers of milliseconds are the declarative
 //! configuration's, which has no durations.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::yaml::{Node, Problems, join_index};
 
 /// Logs, metrics and traces of the collector itself.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -26,18 +29,42 @@ pub struct Telemetry {
 }
 
 /// How much is logged: this level and all graver ones.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     /// Per request.
+    #[serde(alias = "DEBUG")]
     Debug,
     /// Lifecycle and reloads.
     #[default]
+    #[serde(alias = "INFO")]
     Info,
     /// Something went wrong and the collector coped.
+    #[serde(alias = "WARN")]
     Warn,
     /// A human must act.
+    #[serde(alias = "ERROR")]
     Error,
+}
+
+/// The Collector takes capitals too, and its documentation writes them.
+impl JsonSchema for LogLevel {
+    fn schema_name() -> Cow<'static, str> {
+        "LogLevel".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "How much is logged: this level and all graver ones.",
+            "oneOf": [
+                { "type": "string", "const": "debug", "description": "Per request." },
+                { "type": "string", "const": "info", "description": "Lifecycle and reloads." },
+                { "type": "string", "const": "warn", "description": "What went wrong and was coped with." },
+                { "type": "string", "const": "error", "description": "A human must act." },
+                { "type": "string", "enum": ["DEBUG", "INFO", "WARN", "ERROR"] },
+            ],
+        })
+    }
 }
 
 /// The form of a log line.
@@ -117,7 +144,7 @@ impl Default for LogSampling {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// Nothing; readers are not started.
+    /// Nothing at all.
     None,
     /// The same as `normal`.
     Basic,
@@ -174,6 +201,8 @@ pub struct Pull {
 #[serde(deny_unknown_fields, default)]
 pub struct PullExporter {
     /// Prometheus text on `/metrics`.
+    #[serde(alias = "prometheus/development")]
+    #[schemars(extend("x-aliases" = ["prometheus/development"]))]
     pub prometheus: Prometheus,
 }
 
@@ -254,6 +283,9 @@ pub enum OtlpProtocol {
     #[default]
     #[serde(rename = "grpc")]
     Grpc,
+    /// OTLP/HTTP with protobuf bodies.
+    #[serde(rename = "http/protobuf")]
+    Http,
 }
 
 /// An OTLP destination of own telemetry. It must not be a receiver of this very collector.
@@ -262,7 +294,8 @@ pub enum OtlpProtocol {
 pub struct OtlpPush {
     /// How requests are framed. Default: `grpc`.
     pub protocol: OtlpProtocol,
-    /// A URL such as `http://localhost:4317`; without a scheme TLS is used unless `insecure`.
+    /// A URL such as `http://localhost:4317`; without a scheme TLS is used unless `insecure`. With
+    /// `http/protobuf`, a URL without path gets that of the signal, such as `/v1/metrics`.
     /// Default: `http://localhost:4317`.
     pub endpoint: String,
     /// Speaks without TLS to an endpoint that names no scheme. Default: false.
@@ -302,6 +335,7 @@ pub struct Header {
     /// Its name.
     pub name: String,
     /// Its value. Default: empty.
+    #[schemars(extend("x-secret" = true))]
     pub value: String,
 }
 
@@ -400,6 +434,53 @@ pub enum BadResource {
     Entry(usize),
 }
 
+impl Telemetry {
+    /// Reports what the types do not rule out. `path` is where `node`, this section, stands in the file.
+    pub fn check(&self, node: &Node, path: &str, problems: &mut Problems) {
+        let mut error = |at: &str, message: &str| {
+            let place = node.at(at).unwrap_or(node);
+            problems.error_at(place, &format!("{path}.{at}"), message, None);
+        };
+        if self.metrics.level != Level::None && self.metrics.readers.is_empty() {
+            error("metrics.readers", "a level other than `none` needs a reader");
+        }
+        for (i, reader) in self.metrics.readers.iter().enumerate() {
+            if reader.pull.is_some() == reader.periodic.is_some() {
+                error(&join_index("metrics.readers", i), "a reader is either `pull` or `periodic`");
+            }
+        }
+        for (i, processor) in self.traces.processors.iter().enumerate() {
+            let batch = &processor.batch;
+            if batch.max_export_batch_size > batch.max_queue_size {
+                let at = format!("traces.processors[{i}].batch.max_export_batch_size");
+                error(&at, "must not be above max_queue_size");
+            }
+        }
+        if self.logs.sampling.enabled && self.logs.sampling.tick.is_zero() {
+            error("logs.sampling.tick", "must be above 0");
+        }
+        if let Err(bad) = self.resource.attributes() {
+            error("resource", &bad.to_string());
+        }
+        if self.metrics.address.is_some() {
+            let place = node.at("metrics.address").unwrap_or(node);
+            let help = "set host and port of metrics.readers[].pull.exporter.prometheus".to_owned();
+            let path = format!("{path}.metrics.address");
+            problems.warning_at(place, &path, "is not used", Some(help));
+        }
+    }
+}
+
+impl Metrics {
+    /// The readers to start: none at level `none`.
+    pub fn active_readers(&self) -> &[Reader] {
+        match self.level {
+            Level::None => &[],
+            _ => &self.readers,
+        }
+    }
+}
+
 impl Resource {
     /// The attributes in either form; `None` removes an automatic one.
     ///
@@ -437,6 +518,7 @@ fn scalar(key: &str, value: &Value) -> Result<Option<String>, BadResource> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::yaml;
 
     #[test]
     fn a_resource_is_a_map_or_a_list() {
@@ -459,27 +541,76 @@ mod tests {
         check(r#"{"a":[1]}"#, Err(BadResource::Value("a".into())));
     }
 
+    fn read(text: &str) -> (Option<Telemetry>, Vec<String>) {
+        let node = yaml::parse(&yaml::Source::new("collector.yaml", text)).unwrap();
+        let mut problems = Problems::new();
+        let read: Option<Telemetry> = yaml::read(&node, &mut problems);
+        if let Some(telemetry) = &read {
+            telemetry.check(&node, "service.telemetry", &mut problems);
+        }
+        (read, problems.lines())
+    }
+
     #[test]
     fn a_collectors_telemetry_section_is_read() {
-        let json = r#"{
-            "logs": {"level": "warn", "encoding": "json", "initial_fields": {"pod": "p"}},
-            "metrics": {"level": "detailed", "address": ":8888", "readers": [
-                {"pull": {"exporter": {"prometheus": {"host": "0.0.0.0", "port": 8888, "without_units": false}}}},
-                {"periodic": {"interval": 1000, "exporter": {"otlp": {"protocol": "grpc", "endpoint": "http://a:4317",
-                    "headers": [{"name": "k", "value": "v"}]}}}}]},
-            "traces": {"processors": [{"batch": {"exporter": {"otlp": {"protocol": "grpc", "endpoint": "http://a:4317"}}}}]},
-            "resource": {"service.name": "gate"}
-        }"#;
-        let read: Telemetry = serde_json::from_str(json).unwrap();
-        assert_eq!((read.logs.level, read.metrics.readers.len()), (LogLevel::Warn, 2));
-        assert_eq!(read.metrics.readers[1].periodic.as_ref().map(|p| p.interval), Some(1000));
+        let (read, problems) = read(
+            "
+logs: {level: warn, encoding: json, initial_fields: {pod: p}, sampling: {enabled: true, tick: 10s}}
+metrics:
+  level: detailed
+  readers:
+    - pull: {exporter: {prometheus: {host: 0.0.0.0, port: 8888, without_units: false}}}
+    - pull: {exporter: {prometheus/development: {port: 8889}}}
+    - periodic:
+        interval: 1000
+        exporter: {otlp: {protocol: grpc, endpoint: 'http://a:4317', headers: [{name: k, value: v}]}}
+traces:
+  processors:
+    - batch: {exporter: {otlp: {protocol: grpc, endpoint: 'http://a:4317'}}}
+resource: {service.name: gate, service.instance.id: null}
+",
+        );
+        assert_eq!(problems, Vec::<String>::new());
+        let read = read.unwrap();
+        assert_eq!((read.logs.level, read.metrics.readers.len()), (LogLevel::Warn, 3));
+        assert_eq!(read.metrics.readers[1].pull.as_ref().unwrap().exporter.prometheus.port, 8889);
+        assert_eq!(read.metrics.readers[2].periodic.as_ref().map(|p| p.interval), Some(1000));
+        let expected = [("service.instance.id".into(), None), ("service.name".into(), Some("gate".into()))];
+        assert_eq!(read.resource.attributes(), Ok(expected.to_vec()));
     }
 
     #[test]
     fn without_keys_metrics_are_on_loopback_8888() {
-        let read: Telemetry = serde_json::from_str("{}").unwrap();
-        let prometheus = &read.metrics.readers[0].pull.as_ref().unwrap().exporter.prometheus;
+        let (read, problems) = read("{}");
+        assert_eq!(problems, Vec::<String>::new());
+        let read = read.unwrap();
+        let prometheus = &read.metrics.active_readers()[0].pull.as_ref().unwrap().exporter.prometheus;
         assert_eq!((prometheus.host.as_str(), prometheus.port), ("localhost", 8888));
         assert_eq!(read.traces.processors, []);
+    }
+
+    #[test]
+    fn log_levels_may_be_written_in_capitals() {
+        let (telemetry, problems) = read("logs: {level: DEBUG}");
+        assert_eq!(telemetry.map(|t| t.logs.level), Some(LogLevel::Debug), "{problems:?}");
+    }
+
+    #[test]
+    fn what_cannot_work_is_reported_where_it_stands() {
+        let check = |text: &str, expected: &str| {
+            let (_, problems) = read(text);
+            assert!(problems.len() == 1 && problems[0].contains(expected), "{text}: {problems:?}");
+        };
+        check("metrics: {readers: []}", "service.telemetry.metrics.readers: a level other than `none` needs");
+        check("metrics: {readers: [{}]}", "metrics.readers[0]: a reader is either `pull` or `periodic`");
+        check("metrics: {address: ':8888'}", "service.telemetry.metrics.address: is not used");
+        check("resource: {a: [1]}", "service.telemetry.resource: resource attribute `a` must be");
+        check("logs: {sampling: {tick: 0s}}", "service.telemetry.logs.sampling.tick: must be above 0");
+        check("logs: {levle: info}", "level");
+        check("logs: {level: loud}", "warn");
+        check(
+            "traces: {processors: [{batch: {max_queue_size: 1}}]}",
+            "traces.processors[0].batch.max_export_batch_size: must not be above max_queue_size",
+        );
     }
 }

@@ -98,3 +98,12 @@ pub struct ProcessorMetrics {
     /// `otelcol_processor_outgoing_items`.
     pub outgoing: PerSignal<Counter>,
 }
+
+/// Of one memory limiter.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryLimiterMetrics {
+    /// `otelcol_processor_memory_limiter_accepted_*`: items that passed.
+    pub accepted: PerSignal<Counter>,
+    /// `otelcol_processor_memory_limiter_refused_*`: items that were refused.
+    pub refused: PerSignal<Counter>,
+}
