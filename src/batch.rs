@@ -136,6 +136,11 @@ impl Batch {
     pub fn is_awaited(&self) -> bool {
         self.receipt.is_some()
     }
+
+    /// When the sender who waits for the result stops waiting.
+    pub fn awaited_until(&self) -> Option<Instant> {
+        self.receipt.as_ref().and_then(|receipt| receipt.0.until)
+    }
 }
 
 impl Drop for Batch {
@@ -174,13 +179,23 @@ pub struct Receipt(Arc<ReceiptState>);
 struct ReceiptState {
     result: Mutex<Result>,
     done: Mutex<Option<oneshot::Sender<Result>>>,
+    until: Option<Instant>,
 }
 
 impl Receipt {
     /// A receipt and where its result arrives.
     pub fn new() -> (Self, oneshot::Receiver<Result>) {
+        Self::of(None)
+    }
+
+    /// As [`Receipt::new`], for a sender who stops waiting at `deadline`: retries end there.
+    pub fn until(deadline: Instant) -> (Self, oneshot::Receiver<Result>) {
+        Self::of(Some(deadline))
+    }
+
+    fn of(until: Option<Instant>) -> (Self, oneshot::Receiver<Result>) {
         let (sender, receiver) = oneshot::channel();
-        let state = ReceiptState { result: Mutex::default(), done: Mutex::new(Some(sender)) };
+        let state = ReceiptState { result: Mutex::default(), done: Mutex::new(Some(sender)), until };
         (Self(Arc::new(state)), receiver)
     }
 

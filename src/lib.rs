@@ -28,7 +28,9 @@ pub mod tls;
 // layer: own metrics and logs
 pub mod internal_telemetry;
 // layer: decisions and buffers
+pub mod queue;
 // layer: components
+pub mod exporter;
 // layer: the graph
 pub mod pipeline;
 // layer: edges

@@ -1,0 +1,192 @@
+//! One consumer: leases, sends, waits, sends again, and writes down where every batch ended.
+//!
+//! Invariant: cancelled at any point, the lease goes back to the queue whole.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::batch::{Batch, SendFailure};
+use crate::internal_telemetry::metrics::{ExporterMetrics, Gauge};
+use crate::otlp::status::ExportResponse;
+use crate::outcome::DroppedReason;
+use crate::queue::{Lease, Queue};
+
+use super::Plan;
+use super::answer::{DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED};
+use super::destination::{Destination, Outgoing, SendError};
+use super::retry::Backoff;
+use super::seldom::Seldom;
+use super::share::share;
+
+/// What all consumers of one exporter share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    id: Arc<str>,
+    queue: Queue,
+    plan: Plan,
+    metrics: ExporterMetrics,
+    rejections: Seldom,
+    failures: Seldom,
+    retries: Seldom,
+}
+
+impl Shared {
+    pub(super) fn new(id: &Arc<str>, queue: &Queue, plan: &Plan, metrics: &ExporterMetrics) -> Self {
+        Self {
+            id: id.clone(),
+            queue: queue.clone(),
+            plan: plan.clone(),
+            metrics: metrics.clone(),
+            rejections: Seldom::default(),
+            failures: Seldom::default(),
+            retries: Seldom::default(),
+        }
+    }
+}
+
+/// One of the tasks that send.
+#[derive(Debug)]
+pub(super) struct Consumer<D> {
+    shared: Arc<Shared>,
+    destination: Arc<D>,
+}
+
+impl<D: Destination> Consumer<D> {
+    pub(super) fn new(shared: Arc<Shared>, destination: Arc<D>) -> Self {
+        Self { shared, destination }
+    }
+
+    /// Works until the queue is closed and empty.
+    pub(super) async fn run(self) {
+        while let Some(lease) = self.shared.queue.lease().await {
+            self.deliver(lease).await;
+        }
+    }
+
+    async fn deliver(&self, lease: Lease) {
+        let shared = &*self.shared;
+        if lease.size().bytes > shared.plan.max_request_bytes {
+            let message = format!("larger than max_request_size ({} bytes)", lease.size().bytes);
+            let failure = SendFailure { code: RESOURCE_EXHAUSTED, message, retry_after: None };
+            return shared.failed(lease, DroppedReason::Permanent, failure);
+        }
+        let until = awaited_until(&lease);
+        let mut backoff = Backoff::new(&shared.plan.retry, Instant::now());
+        loop {
+            let (failure, reason) = match self.attempt(&lease, until).await {
+                Ok(response) => return shared.sent(lease, &response),
+                Err(SendError::Permanent(failure)) => (failure, DroppedReason::Permanent),
+                Err(SendError::Retryable(failure)) => {
+                    let now = Instant::now();
+                    let wait = backoff.next(now, failure.retry_after, fastrand::f64());
+                    // After the last sender gave up waiting nobody learns of a success.
+                    match wait.filter(|wait| until.is_none_or(|until| now + *wait < until)) {
+                        Some(wait) => {
+                            shared.tell_retry(&failure, wait);
+                            tokio::time::sleep(wait).await;
+                            shared.metrics.retries.add(1);
+                            continue;
+                        }
+                        None => (failure, DroppedReason::RetriesExhausted),
+                    }
+                }
+            };
+            return shared.failed(lease, reason, failure);
+        }
+    }
+
+    async fn attempt(&self, lease: &Lease, until: Option<Instant>) -> Result<ExportResponse, SendError> {
+        let now = Instant::now();
+        let left = until.map(|until| until.saturating_duration_since(now));
+        let timeout = match (self.shared.plan.timeout, left) {
+            (Some(timeout), Some(left)) => Some(timeout.min(left)),
+            (timeout, left) => timeout.or(left),
+        };
+        let request = Outgoing { signal: lease.signal(), parts: lease.parts(), size: lease.size(), timeout };
+        let _in_flight = InFlight::new(&self.shared.metrics.in_flight);
+        let sending = self.destination.send(request);
+        let Some(timeout) = timeout else { return sending.await };
+        tokio::time::timeout(timeout, sending).await.unwrap_or_else(|_late| {
+            let message = format!("no answer within {timeout:?}");
+            Err(SendError::Retryable(SendFailure { code: DEADLINE_EXCEEDED, message, retry_after: None }))
+        })
+    }
+}
+
+/// When the last sender stops waiting, if all of them wait.
+fn awaited_until(lease: &Lease) -> Option<Instant> {
+    let mut latest = None;
+    for batch in lease.batches() {
+        latest = latest.max(Some(batch.awaited_until()?));
+    }
+    latest
+}
+
+/// Counts one attempt under way.
+struct InFlight<'a>(&'a Gauge);
+
+impl<'a> InFlight<'a> {
+    fn new(gauge: &'a Gauge) -> Self {
+        gauge.add(1);
+        Self(gauge)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.add(-1);
+    }
+}
+
+impl Shared {
+    /// The destination took it, perhaps not all.
+    fn sent(&self, lease: Lease, response: &ExportResponse) {
+        let (signal, size) = (lease.signal(), lease.size());
+        let rejected = response.rejected.min(size.items);
+        self.metrics.sent_bytes.add(size.bytes);
+        self.metrics.sent[signal].add(size.items - rejected);
+        self.metrics.send_failed[signal].add(rejected);
+        if rejected > 0 || !response.message.is_empty() {
+            self.tell_rejected(rejected, &response.message);
+        }
+        let batches = lease.end();
+        let items: Vec<u64> = batches.iter().map(Batch::items).collect();
+        for (batch, rejected) in batches.into_iter().zip(share(rejected, &items)) {
+            batch.sent(rejected);
+        }
+    }
+
+    /// It is given up: lost, or refused where the sender waits to be told.
+    fn failed(&self, lease: Lease, reason: DroppedReason, failure: SendFailure) {
+        let (signal, items) = (lease.signal(), lease.size().items);
+        self.metrics.send_failed[signal].add(items);
+        if let Some(untold) = self.failures.due() {
+            let (code, message) = (failure.code, failure.message.as_str());
+            let reason = reason.as_str();
+            tracing::error!(name: "exporter.send_failed", exporter = %self.id, %signal, items, reason, code,
+                message, untold, "exporting failed, data is given up");
+        }
+        for batch in lease.end() {
+            match batch.is_awaited() {
+                true => batch.refused_by_destination(failure.clone()),
+                false => batch.dropped(reason),
+            }
+        }
+    }
+
+    fn tell_rejected(&self, rejected: u64, message: &str) {
+        if let Some(untold) = self.rejections.due() {
+            tracing::warn!(name: "exporter.partial_success", exporter = %self.id, rejected, message, untold,
+                "the destination rejected items or sent a warning");
+        }
+    }
+
+    fn tell_retry(&self, failure: &SendFailure, wait: std::time::Duration) {
+        if let Some(untold) = self.retries.due() {
+            let (code, message) = (failure.code, failure.message.as_str());
+            tracing::warn!(name: "exporter.retry", exporter = %self.id, code, message, ?wait, untold,
+                "exporting failed, will try again");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! How much a queue holds and may hold, and when there may be room again. No locks.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::batch::Batch;
+pub use crate::config::exporter::Sizer;
+
+/// What batches come to, in all units.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Batches: one for each tenant and signal of a request.
+    pub requests: u64,
+    /// Spans, data points, log records.
+    pub items: u64,
+    /// Encoded bytes.
+    pub bytes: u64,
+}
+
+impl Size {
+    /// The size of one batch.
+    pub fn one(batch: &Batch) -> Self {
+        Self { requests: 1, items: batch.items(), bytes: batch.bytes().len() as u64 }
+    }
+
+    /// The size of several.
+    pub fn of(batches: &[Batch]) -> Self {
+        batches.iter().map(Self::one).sum()
+    }
+
+    /// In the unit of a sizer.
+    pub fn by(&self, sizer: Sizer) -> u64 {
+        match sizer {
+            Sizer::Requests => self.requests,
+            Sizer::Items => self.items,
+            Sizer::Bytes => self.bytes,
+        }
+    }
+
+    /// Whether it is at most `other`, in every unit.
+    pub fn is_within(&self, other: &Size) -> bool {
+        self.requests <= other.requests && self.items <= other.items && self.bytes <= other.bytes
+    }
+}
+
+impl std::ops::Add for Size {
+    type Output = Size;
+    fn add(self, other: Size) -> Size {
+        Size {
+            requests: self.requests + other.requests,
+            items: self.items + other.items,
+            bytes: self.bytes + other.bytes,
+        }
+    }
+}
+
+impl std::ops::AddAssign for Size {
+    fn add_assign(&mut self, other: Size) {
+        *self = *self + other;
+    }
+}
+
+impl std::ops::SubAssign for Size {
+    fn sub_assign(&mut self, other: Size) {
+        self.requests -= other.requests;
+        self.items -= other.items;
+        self.bytes -= other.bytes;
+    }
+}
+
+impl std::iter::Sum for Size {
+    fn sum<I: Iterator<Item = Size>>(sizes: I) -> Size {
+        sizes.fold(Size::default(), std::ops::Add::add)
+    }
+}
+
+/// What a queue may hold; both bounds always apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// The unit of `capacity`.
+    pub sizer: Sizer,
+    /// The configured bound, inclusive.
+    pub capacity: u64,
+    /// The bound in bytes that holds whatever the sizer is, inclusive.
+    pub max_bytes: u64,
+}
+
+/// A queue has no room: refuse the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("sending queue is full")]
+pub struct QueueFull {
+    /// When there may be room, going by how fast the queue empties: 1 to 30 s, scattered by a quarter so
+    /// that clients do not come back together.
+    pub retry_after: Duration,
+    /// The request is larger than the whole queue; it must not be tried again.
+    pub never_fits: bool,
+}
+
+/// Retry-After of HTTP has whole seconds.
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
+/// A client that waits longer has lost its data by then.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// With nothing sent lately there is nothing to go by.
+const UNKNOWN_WAIT: Duration = Duration::from_secs(5);
+/// Over which the speed is measured.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// The room of one queue.
+#[derive(Debug)]
+pub(super) struct Room {
+    bounds: Bounds,
+    used: Size,
+    window_start: Instant,
+    window_bytes: u64,
+    bytes_per_second: f64,
+}
+
+impl Room {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        let window_start = Instant::now();
+        Self { bounds, used: Size::default(), window_start, window_bytes: 0, bytes_per_second: 0.0 }
+    }
+
+    pub(super) fn bounds(&self) -> &Bounds {
+        &self.bounds
+    }
+
+    pub(super) fn used(&self) -> &Size {
+        &self.used
+    }
+
+    pub(super) fn fits(&self, size: &Size) -> bool {
+        self.is_within_bounds(&(self.used + *size))
+    }
+
+    fn is_within_bounds(&self, size: &Size) -> bool {
+        size.by(self.bounds.sizer) <= self.bounds.capacity && size.bytes <= self.bounds.max_bytes
+    }
+
+    pub(super) fn take(&mut self, size: &Size) {
+        self.used += *size;
+    }
+
+    /// What was reserved turned out to be less.
+    pub(super) fn replace(&mut self, reserved: &Size, actual: &Size) {
+        self.used -= *reserved;
+        self.used += *actual;
+    }
+
+    pub(super) fn give_back(&mut self, size: &Size, now: Instant) {
+        self.used -= *size;
+        self.window_bytes += size.bytes;
+        let elapsed = now - self.window_start;
+        if elapsed >= WINDOW {
+            let latest = self.window_bytes as f64 / elapsed.as_secs_f64();
+            self.bytes_per_second = (self.bytes_per_second + latest) / 2.0;
+            (self.window_start, self.window_bytes) = (now, 0);
+        }
+    }
+
+    pub(super) fn refusal(&self, size: &Size, now: Instant) -> QueueFull {
+        let scattered = self.wait(size, now).mul_f64(0.75 + 0.5 * fastrand::f64());
+        QueueFull {
+            retry_after: scattered.clamp(SHORTEST_WAIT, LONGEST_WAIT),
+            never_fits: !self.is_within_bounds(size),
+        }
+    }
+
+    /// The share of the queue that has to go, at the speed at which it goes.
+    fn wait(&self, size: &Size, now: Instant) -> Duration {
+        let asked = self.used + *size;
+        let share = |asked: u64, bound: u64, used: u64| match used {
+            0 => 0.0,
+            _ => asked.saturating_sub(bound) as f64 / used as f64,
+        };
+        let sizer = self.bounds.sizer;
+        let share = share(asked.by(sizer), self.bounds.capacity, self.used.by(sizer)).max(share(
+            asked.bytes,
+            self.bounds.max_bytes,
+            self.used.bytes,
+        ));
+        let is_stale = now - self.window_start > LONGEST_WAIT;
+        if is_stale || self.bytes_per_second < 1.0 {
+            return UNKNOWN_WAIT;
+        }
+        let seconds = share * self.used.bytes as f64 / self.bytes_per_second;
+        Duration::from_secs_f64(seconds.min(LONGEST_WAIT.as_secs_f64())).max(SHORTEST_WAIT)
+    }
+}
