@@ -27,10 +27,10 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderMap;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use connection::Port;
 use listen::{Caps, Dealing, Listener};
@@ -146,8 +146,10 @@ struct Door {
 /// A receiver that serves.
 #[derive(Debug)]
 pub struct Receiver {
+    /// Owns the connections.
     scope: Scope,
-    accepting: CancellationToken,
+    /// Owns the listening sockets.
+    doors: Scope,
     addresses: Vec<(Transport, Address)>,
 }
 
@@ -192,9 +194,13 @@ impl Receiver {
         &self.addresses
     }
 
-    /// Closes the listening sockets soon; connections go on.
-    pub fn stop_accepting(&self) {
-        self.accepting.cancel();
+    /// Closes the listening sockets, which are free to be bound again when it returns; connections go on.
+    ///
+    /// # Cancel safety
+    /// May be called again; closing goes on.
+    pub async fn stop_accepting(&self) {
+        // Nothing an accept loop waits for outlasts its cancellation.
+        self.doors.close(Instant::now() + Duration::from_secs(1)).await;
     }
 
     /// Stops accepting, sends GOAWAY on every connection, lets requests under way finish until
@@ -203,6 +209,7 @@ impl Receiver {
     /// # Cancel safety
     /// May be called again; draining goes on.
     pub async fn drain(&self, deadline: Instant) {
+        self.stop_accepting().await;
         self.scope.close(deadline).await;
     }
 }
@@ -232,7 +239,7 @@ impl Bound {
     {
         let addresses = self.local_addrs();
         let scope = scope.child("receiver");
-        let accepting = scope.token().child_token();
+        let doors = scope.child("accept");
         let workers: Arc<[Worker]> = workers.all().into();
         for door in self.doors {
             if let Some(tls) = &door.tls {
@@ -241,7 +248,7 @@ impl Bound {
             let dealing = Dealing {
                 scope: scope.clone(),
                 workers: workers.clone(),
-                accepting: accepting.clone(),
+                accepting: doors.token().clone(),
                 metrics: match door.transport {
                     Transport::Grpc => metrics.grpc.clone(),
                     Transport::Http => metrics.http.clone(),
@@ -249,10 +256,10 @@ impl Bound {
                 caps: Caps::new(&door.limits),
             };
             let service = Service { intake: hooks.clone(), metrics: metrics.clone(), rules: door.requests };
-            let port = Arc::new(Port { service, rules: door.connections, tls: door.tls });
-            scope.spawn("accept", listen::accept(door.listener, port, dealing));
+            let port = Arc::new(Port { service: Arc::new(service), rules: door.connections, tls: door.tls });
+            doors.spawn("accept", listen::accept(door.listener, port, dealing));
         }
-        Receiver { scope, accepting, addresses }
+        Receiver { scope, doors, addresses }
     }
 }
 
