@@ -71,7 +71,7 @@ impl Generation {
 
     async fn close_receivers(&self, deadline: Instant) {
         for (_, receiver) in &self.receivers {
-            receiver.stop_accepting();
+            receiver.stop_accepting().await;
         }
         for (_, receiver) in &self.receivers {
             receiver.drain(deadline).await;
