@@ -13,6 +13,8 @@ pub mod compression;
 pub mod identity;
 pub mod tasks;
 pub mod units;
+pub mod wire;
+// layer: text with positions
 pub mod yaml;
 // layer: OTLP on the wire
 pub mod otlp;
@@ -22,17 +24,24 @@ pub mod outcome;
 pub mod batch;
 // layer: files
 pub mod config;
+pub mod policies;
 // layer: certificates
 pub mod tls;
 // layer: own metrics and logs
 pub mod internal_telemetry;
 // layer: decisions and buffers
 pub mod queue;
+pub mod sampling;
+pub mod tenant;
 // layer: components
 pub mod exporter;
+pub mod processor;
 // layer: the graph
 pub mod pipeline;
 // layer: edges
+pub mod admin;
 pub mod receiver;
 // layer: life
+pub mod runtime;
 // layer: command line
+pub mod cli;

@@ -21,6 +21,8 @@ pub struct Scope {
     name: Arc<str>,
     token: CancellationToken,
     tracker: TaskTracker,
+    /// Those of the scopes above: their ends wait for the tasks of this scope too.
+    above: Arc<[TaskTracker]>,
     abort: CancellationToken,
     alive: Arc<AtomicUsize>,
     aborted: Arc<AtomicUsize>,
@@ -33,19 +35,21 @@ impl Scope {
             name: name.into(),
             token: CancellationToken::new(),
             tracker: TaskTracker::new(),
+            above: Arc::default(),
             abort: CancellationToken::new(),
             alive: Arc::default(),
             aborted: Arc::default(),
         }
     }
 
-    /// A scope below this one: cancelled with it, drained on its own. Its tasks count in
+    /// A scope below this one: cancelled with it, waited for with it or on its own. Its tasks count in
     /// [`Scope::alive`] of the root too.
     pub fn child(&self, name: &str) -> Self {
         Self {
             name: format!("{}/{name}", self.name).into(),
             token: self.token.child_token(),
             tracker: TaskTracker::new(),
+            above: self.above.iter().chain([&self.tracker]).cloned().collect(),
             abort: self.abort.child_token(),
             alive: self.alive.clone(),
             aborted: self.aborted.clone(),
@@ -59,10 +63,11 @@ impl Scope {
         F: Future<Output = ()> + Send + 'static,
     {
         let alive = Alive::new(self.alive.clone());
+        let above: Vec<_> = self.above.iter().map(TaskTracker::token).collect();
         let (abort, aborted, scope) = (self.abort.clone(), self.aborted.clone(), self.name.clone());
         self.tracker.spawn_on(
             async move {
-                let _alive = alive;
+                let _alive = (alive, above);
                 if abort.run_until_cancelled(future).await.is_none() {
                     aborted.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!(name: "task.aborted", %scope, task, "task did not stop in its grace");
@@ -88,7 +93,8 @@ impl Scope {
         &self.token
     }
 
-    /// Cancels, waits for the tasks of this scope until `deadline`, then aborts what is left.
+    /// Cancels, waits for the tasks of this scope and of all below it until `deadline`, then aborts what is
+    /// left.
     ///
     /// # Cancel safety
     /// May be called again; cancellation stays.
@@ -101,7 +107,8 @@ impl Scope {
         }
     }
 
-    /// Waits for the tasks of this scope until `deadline` without cancelling them; tells whether all ended.
+    /// Waits for the tasks of this scope and of all below it until `deadline` without cancelling them; tells
+    /// whether all ended.
     pub async fn finished(&self, deadline: Instant) -> bool {
         self.tracker.close();
         tokio::time::timeout_at(deadline, self.tracker.wait()).await.is_ok()
@@ -226,6 +233,17 @@ mod tests {
         assert_eq!(root.alive(), 2);
         child.close(Instant::now() + Duration::from_secs(1)).await;
         assert_eq!((root.alive(), root.aborted()), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn closing_a_scope_waits_for_the_tasks_below_it() {
+        let root = Scope::root("test");
+        let below = root.child("a").child("b");
+        let token = below.token().clone();
+        below.spawn("polite", async move { token.cancelled().await });
+        assert!(!root.finished(Instant::now()).await);
+        root.close(Instant::now() + Duration::from_secs(30)).await;
+        assert_eq!((root.alive(), root.aborted()), (0, 0));
     }
 
     #[test]

@@ -112,6 +112,14 @@ pub(super) const EXTENSIONS: Section<Extension> = Section {
     ],
 };
 
+/// The types of every section by their present names, for people.
+pub fn component_types() -> Vec<(&'static str, Vec<&'static str>)> {
+    fn names<T>(section: &Section<T>) -> (&'static str, Vec<&'static str>) {
+        (section.name, section.kinds.iter().map(|kind| kind.names[0]).collect())
+    }
+    vec![names(&RECEIVERS), names(&PROCESSORS), names(&EXPORTERS), names(&EXTENSIONS)]
+}
+
 /// A component's keys, and what a schema cannot say about them.
 trait Body: DeserializeOwned + JsonSchema {
     /// Problems: path below the component, text, whether the program cannot start with it.
@@ -121,17 +129,14 @@ trait Body: DeserializeOwned + JsonSchema {
 }
 
 macro_rules! checked {
-    ($($body:ty $(=> $wrap:expr)?),* $(,)?) => {$(
+    ($($body:ty),* $(,)?) => {$(
         impl Body for $body {
             fn findings(&self) -> Vec<(String, String, bool)> {
-                let found = checked!(@check self $(, $wrap)?);
-                let found = found.into_iter();
+                let found = self.check().into_iter();
                 found.map(|one| (one.at, one.problem.to_string(), one.problem.is_error())).collect()
             }
         }
     )*};
-    (@check $body:ident) => { $body.check() };
-    (@check $body:ident, $wrap:expr) => { $wrap($body.clone()).check() };
 }
 
 checked! {
@@ -139,11 +144,11 @@ checked! {
     exporter::OtlpGrpc,
     exporter::OtlpHttp,
     exporter::File,
-    processor::MemoryLimiter => Processor::MemoryLimiter,
-    processor::ProbabilisticSampler => Processor::ProbabilisticSampler,
-    processor::Resource => Processor::Resource,
-    processor::Attributes => |keys| Processor::Attributes(Box::new(keys)),
-    processor::Batch => Processor::Batch,
+    processor::MemoryLimiter,
+    processor::ProbabilisticSampler,
+    processor::Resource,
+    processor::Attributes,
+    processor::Batch,
 }
 
 impl Body for processor::Tenant {}

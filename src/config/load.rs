@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::yaml::{Entry, Location, Node, Problems, Source, Value, parse_with_aliases};
+use crate::yaml::{Entry, Location, MAX_DEPTH, Node, Problems, Source, Value, parse_with_aliases};
 
 /// The schemes a source can have; anything else before a `:` is refused, a lone letter is a path.
 const SCHEMES: &str = "file, env and yaml";
@@ -139,9 +139,9 @@ fn expand_keys(node: Node, problems: &mut Problems) -> Node {
     let mut merged = node.with(Value::Map(Vec::new()));
     for entry in entries {
         let mut keys = entry.key.split("::").collect::<Vec<_>>();
-        if keys.iter().any(|key| key.is_empty()) {
+        if keys.len() > MAX_DEPTH || keys.iter().any(|key| key.is_empty()) {
             let help = "`::` stands between two keys, as in exporters::otlp::timeout";
-            problems.error(&entry.key_location, &entry.key, "an empty key", Some(help.to_owned()));
+            problems.error(&entry.key_location, &entry.key, "not a path of keys", Some(help.to_owned()));
             continue;
         }
         let mut value = entry.value.clone();

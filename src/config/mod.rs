@@ -23,7 +23,7 @@ pub mod tls;
 
 use std::collections::BTreeMap;
 
-pub use components::{Extension, Receiver};
+pub use components::{Extension, Receiver, component_types};
 pub use exporter::Exporter;
 pub use id::{BadId, ComponentId, PipelineId};
 pub use processor::Processor;
@@ -88,6 +88,34 @@ impl Config {
         let mut problems = Problems::new();
         let sources = uris.iter().filter_map(|uri| load::fetch(uri, env, &mut problems)).collect();
         Self::finish(sources, sets, env, problems)
+    }
+
+    /// The keys of the extension `policies`, if it runs.
+    pub fn policies(&self) -> Option<&extensions::Policies> {
+        self.running().find_map(|extension| match extension {
+            Extension::Policies(keys) => Some(keys),
+            _ => None,
+        })
+    }
+
+    /// The keys of the extension `health_check`, if it runs.
+    pub fn health_check(&self) -> Option<&extensions::HealthCheck> {
+        self.running().find_map(|extension| match extension {
+            Extension::HealthCheck(keys) => Some(keys),
+            _ => None,
+        })
+    }
+
+    /// The keys of the extension `admin`, if it runs.
+    pub fn admin(&self) -> Option<&extensions::Admin> {
+        self.running().find_map(|extension| match extension {
+            Extension::Admin(keys) => Some(keys),
+            _ => None,
+        })
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Extension> {
+        self.service.extensions.iter().filter_map(|id| self.extensions.get(id))
     }
 
     /// As [`Config::load`], from texts: the embedded configuration, tests.

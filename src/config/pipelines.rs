@@ -65,7 +65,8 @@ const EXTENSION: Role = Role { noun: "extension", plural: "extensions" };
 pub(super) fn read(node: &Node, declared: &Declared, problems: &mut Problems) -> Option<Service> {
     let written: Option<Written> = read_at(node, "service", problems);
     if let Some(written) = &written {
-        check_telemetry(node, &written.telemetry, problems);
+        let section = node.get("telemetry").unwrap_or(node);
+        written.telemetry.check(section, "service.telemetry", problems);
     }
     let mut used = BTreeSet::new();
     let mut references = References { declared, used: &mut used, problems };
@@ -77,13 +78,6 @@ pub(super) fn read(node: &Node, declared: &Declared, problems: &mut Problems) ->
         note_unused(declared, &used, problems);
     }
     Some(Service { extensions: extensions.unwrap_or_default(), pipelines, telemetry: written?.telemetry })
-}
-
-fn check_telemetry(node: &Node, telemetry: &service::Telemetry, problems: &mut Problems) {
-    if let Err(bad) = telemetry.resource.attributes() {
-        let place = node.at("telemetry.resource").unwrap_or(node);
-        problems.error_at(place, "service.telemetry.resource", bad.to_string(), None);
-    }
 }
 
 fn note_unused(declared: &Declared, used: &BTreeSet<(&'static str, ComponentId)>, problems: &mut Problems) {

@@ -14,6 +14,8 @@ use super::pipelines::Written;
 use crate::yaml::{Value, resolve_plain};
 
 const HEAD: &str = "\
+# yaml-language-server: $schema=collector.schema.json
+#
 # The configuration of Tollgate: every component with every key and its default.
 #
 # This file is written from the documentation of the program and loads as it is. A line that begins

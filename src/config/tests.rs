@@ -1,4 +1,7 @@
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
 
 use super::*;
 
@@ -217,6 +220,12 @@ fn the_reference_file_is_the_generated_one_and_loads_without_a_problem() {
 }
 
 #[test]
+fn the_schema_on_file_is_the_generated_one() {
+    let text = format!("{:#}\n", schema());
+    compare(&root().join("config/collector.schema.json"), &text);
+}
+
+#[test]
 fn the_reference_names_every_key_of_the_schema() {
     let text = reference();
     let schema = schema();
@@ -242,5 +251,27 @@ fn every_key_of_the_schema_has_a_description() {
         for (key, property) in properties.into_iter().flatten() {
             assert!(property.get("description").is_some(), "{name}.{key}");
         }
+    }
+}
+
+static REFERENCE: LazyLock<String> = LazyLock::new(reference);
+
+proptest! {
+    // Each case reads the whole reference file, so fewer than usual.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_damage_to_a_configuration_makes_it_panic(
+        cut in 0..1000_usize, length in 0..3_usize, at in 0..30_000_usize, put in "[ -~é]{0,3}|\\$\\{[a-z:}$]{0,9}",
+    ) {
+        let kept = REFERENCE.lines().enumerate().filter(|(n, _)| !(cut..cut + length).contains(n));
+        let mut text: String = kept.map(|(_, line)| format!("{line}\n")).collect();
+        let at = (at % text.len()..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.insert_str(at, &put);
+        let shown = match parse(&text, &[]) {
+            Ok((_, warnings)) => warnings.to_string(),
+            Err(problems) => problems.to_string(),
+        };
+        prop_assert!(shown.len() < 1_000_000);
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! Nothing on the road of a request touches a metrics library. Clones share their value.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::otlp::PerSignal;
+use crate::otlp::{PerSignal, Signal};
 
 /// A number that only grows.
 #[derive(Debug, Clone, Default)]
@@ -97,4 +98,36 @@ pub struct ProcessorMetrics {
     pub incoming: PerSignal<Counter>,
     /// `otelcol_processor_outgoing_items`.
     pub outgoing: PerSignal<Counter>,
+}
+
+/// Of one memory limiter.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryLimiterMetrics {
+    /// `otelcol_processor_memory_limiter_accepted_*`: items that passed.
+    pub accepted: PerSignal<Counter>,
+    /// `otelcol_processor_memory_limiter_refused_*`: items that were refused.
+    pub refused: PerSignal<Counter>,
+}
+
+/// Of one `probabilistic_sampler`: `otelcol_processor_probabilistic_sampler_count_*_sampled`.
+#[derive(Debug, Clone, Default)]
+pub struct SamplerMetrics(Arc<RwLock<BTreeMap<SamplerKey, Counter>>>);
+
+/// Signal, what the decision rests on, whether the item was kept.
+type SamplerKey = (Signal, String, bool);
+
+impl SamplerMetrics {
+    /// Counts items decided about on the ground of `policy`, one of the five the Collector has or the
+    /// configured attribute's name.
+    pub fn count(&self, signal: Signal, policy: &str, (sampled, items): (bool, u64)) {
+        let key = (signal, policy.to_owned(), sampled);
+        if let Some(counter) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return counter.add(items);
+        }
+        self.0.write().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().add(items);
+    }
+
+    pub(super) fn all(&self) -> BTreeMap<SamplerKey, Counter> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }

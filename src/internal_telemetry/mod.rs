@@ -1,3 +1,227 @@
 //! What this program says of itself: metrics, logs, traces.
+//!
+//! Parts of the program hold plain counters ([`metrics`]) that [`Telemetry`] hands out by component id:
+//! the same id gives the same counters, so they survive a reload of the configuration. A reading of all
+//! of them ([`Families`]) is made only when somebody asks, and Prometheus text, OTLP push and the admin
+//! API are made from that one reading.
 
+mod catalog;
+mod families;
+pub mod logging;
 pub mod metrics;
+mod own_resource;
+mod policies;
+pub mod push;
+mod reading;
+mod sampling;
+pub mod text;
+pub mod traces;
+mod usage;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::SystemTime;
+
+use tokio::time::Instant;
+
+pub use catalog::{Definition, Kind, metrics_reference, metrics_table};
+pub use families::{Families, Family, Point, Value};
+pub use logging::LogFormat;
+pub use own_resource::OwnResource;
+pub use policies::PoliciesMetrics;
+pub use sampling::{Decision, RandomnessMetrics, RuleMetrics, SamplingMetrics};
+pub use traces::Traces;
+pub use usage::Usage;
+
+use crate::otlp::PerSignal;
+use crate::outcome::Ledger;
+use crate::tasks::Scope;
+use metrics::{
+    Counter, ExporterMetrics, Gauge, MemoryLimiterMetrics, ProcessorMetrics, ReceiverMetrics, SamplerMetrics,
+};
+
+/// The most tenants that metrics tell apart; the rest is `_overflow`.
+pub const MAX_TENANTS: usize = 1_000;
+
+/// Everything that is measured; clones are the same.
+#[derive(Debug, Clone)]
+pub struct Telemetry(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    started: Instant,
+    started_at: SystemTime,
+    resource: OwnResource,
+    ledger: Arc<Ledger>,
+    receivers: ById<(String, &'static str), ReceiverMetrics>,
+    exporters: ById<String, ExporterMetrics>,
+    processors: ById<String, ProcessorMetrics>,
+    memory_limiters: ById<String, MemoryLimiterMetrics>,
+    samplers: ById<String, SamplerMetrics>,
+    sampling: Arc<SamplingMetrics>,
+    policies: Arc<PoliciesMetrics>,
+    requests_normalised: PerSignal<Counter>,
+    tls: Mutex<BTreeMap<String, Tls>>,
+    pushes: Counter,
+    pushes_failed: Counter,
+    log_lines_suppressed: OnceLock<Counter>,
+    workers: Gauge,
+    ready: Gauge,
+    tasks: RwLock<Option<Scope>>,
+}
+
+impl Telemetry {
+    /// Counters at zero, for a program that describes itself as `resource`.
+    pub fn new(resource: OwnResource) -> Self {
+        Self(Arc::new(Inner {
+            started: Instant::now(),
+            started_at: SystemTime::now(),
+            resource,
+            ledger: Arc::new(Ledger::new(MAX_TENANTS)),
+            receivers: ById::default(),
+            exporters: ById::default(),
+            processors: ById::default(),
+            memory_limiters: ById::default(),
+            samplers: ById::default(),
+            sampling: Arc::default(),
+            policies: Arc::default(),
+            requests_normalised: PerSignal::default(),
+            tls: Mutex::default(),
+            pushes: Counter::default(),
+            pushes_failed: Counter::default(),
+            log_lines_suppressed: OnceLock::new(),
+            workers: Gauge::default(),
+            ready: Gauge::default(),
+            tasks: RwLock::default(),
+        }))
+    }
+
+    /// Counters at zero and the automatic resource attributes.
+    pub fn detached() -> Self {
+        Self::new(OwnResource::automatic())
+    }
+
+    /// The counters of a receiver's transport: `grpc` or `http`.
+    pub fn receiver(&self, id: &str, transport: &'static str) -> ReceiverMetrics {
+        self.0.receivers.get((id.to_owned(), transport))
+    }
+
+    /// The counters of an exporter.
+    pub fn exporter(&self, id: &str) -> ExporterMetrics {
+        self.0.exporters.get(id.to_owned())
+    }
+
+    /// The counters of a processor.
+    pub fn processor(&self, id: &str) -> ProcessorMetrics {
+        self.0.processors.get(id.to_owned())
+    }
+
+    /// The counters of a memory limiter, beside those every processor has.
+    pub fn memory_limiter(&self, id: &str) -> MemoryLimiterMetrics {
+        self.0.memory_limiters.get(id.to_owned())
+    }
+
+    /// The counters of one `probabilistic_sampler`.
+    pub fn sampler(&self, id: &str) -> SamplerMetrics {
+        self.0.samplers.get(id.to_owned())
+    }
+
+    /// The books of all tenants.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.0.ledger
+    }
+
+    /// What sampling decided.
+    pub fn sampling(&self) -> &Arc<SamplingMetrics> {
+        &self.0.sampling
+    }
+
+    /// What became of the policies file.
+    pub fn policies(&self) -> &Arc<PoliciesMetrics> {
+        &self.0.policies
+    }
+
+    /// Requests that were decoded and encoded once because of their shape.
+    pub fn requests_normalised(&self) -> &PerSignal<Counter> {
+        &self.0.requests_normalised
+    }
+
+    /// Shows how often certificates of a component changed and could not be used. A second call for the
+    /// same component, after a reload of the configuration, goes on from where the first had come.
+    pub fn watch_tls(&self, component: &str, failed_reloads: impl Fn() -> u64 + Send + Sync + 'static) {
+        let mut tls = self.0.tls.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = tls.get(component).map_or(0, Tls::failed_reloads);
+        tls.insert(component.to_owned(), Tls { before, failed_reloads: Box::new(failed_reloads) });
+    }
+
+    /// How many threads carry requests.
+    pub fn workers(&self) -> &Gauge {
+        &self.0.workers
+    }
+
+    /// 1 while the collector takes data.
+    pub fn ready(&self) -> &Gauge {
+        &self.0.ready
+    }
+
+    /// Counts the tasks of the tree that `root` belongs to.
+    pub fn watch_tasks(&self, root: &Scope) {
+        *self.0.tasks.write().unwrap_or_else(PoisonError::into_inner) = Some(root.clone());
+    }
+
+    /// Shows how many lines the log left out; the first call counts.
+    pub fn watch_log(&self, suppressed: Counter) {
+        self.0.log_lines_suppressed.get_or_init(|| suppressed);
+    }
+
+    /// What this program says it is.
+    pub fn resource(&self) -> &OwnResource {
+        &self.0.resource
+    }
+
+    /// Reads every metric.
+    pub fn read(&self) -> Families {
+        reading::read(&self.0)
+    }
+}
+
+/// How often a component's certificates could not be reloaded.
+struct Tls {
+    before: u64,
+    failed_reloads: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
+impl Tls {
+    fn failed_reloads(&self) -> u64 {
+        self.before + (self.failed_reloads)()
+    }
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tls({})", self.failed_reloads())
+    }
+}
+
+/// Values that are made when first asked for and then stay.
+#[derive(Debug)]
+struct ById<K, V>(Mutex<BTreeMap<K, V>>);
+
+impl<K, V> Default for ById<K, V> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Ord + Clone, V: Default + Clone> ById<K, V> {
+    fn get(&self, id: K) -> V {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default().clone()
+    }
+
+    fn all(&self) -> BTreeMap<K, V> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

@@ -1,5 +1,7 @@
 //! Why a request is not one.
 
+use crate::wire::Flaw;
+
 /// What is wrong with the bytes of a request; nothing of it is kept.
 ///
 /// The caller answers INVALID_ARGUMENT / 400, and RESOURCE_EXHAUSTED / 413 for [`Malformed::Budget`]:
@@ -30,4 +32,17 @@ pub enum Malformed {
         /// The limit, in bytes of estimated decoded size.
         limit: usize,
     },
+}
+
+impl From<Flaw> for Malformed {
+    fn from(flaw: Flaw) -> Self {
+        match flaw {
+            Flaw::Truncated => Malformed::Truncated,
+            Flaw::Varint => Malformed::Varint,
+            Flaw::Tag => Malformed::Tag,
+            Flaw::WireType => Malformed::WireType,
+            Flaw::Utf8 => Malformed::Utf8,
+            Flaw::Depth => Malformed::Depth,
+        }
+    }
 }

@@ -1,18 +1,40 @@
 //! OTLP on the wire: what a request is made of, without decoding it into structs.
 //!
+//! [`Index::read`] checks a request and notes where things are, processors edit a [`Draft`] of it, and
+//! [`Draft::emit`] writes the result, one buffer for each group of resources.
 //! Nothing here knows tenants, rules or queues. Invariant: an item nobody edits leaves byte-identical.
 
+mod check;
+mod draft;
+mod edits;
+mod emit;
+mod fields;
+mod index;
 pub mod json;
+mod keys;
 mod limits;
 mod malformed;
+#[cfg(test)]
+mod model_tests;
+mod normalize;
 mod protobuf;
 pub mod schema;
+mod shapes;
+mod split;
 pub mod status;
+mod value;
+mod walk;
 
 use std::fmt;
 
+pub use draft::{Draft, ItemId, PartId};
+pub use edits::Edits;
+pub use fields::{LogFields, SpanFields};
+pub use index::Index;
 pub use limits::Limits;
 pub use malformed::Malformed;
+pub use split::Pieces;
+pub use value::{AttributeValue, Value};
 
 /// One of the three OTLP signals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

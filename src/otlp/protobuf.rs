@@ -5,6 +5,7 @@
 //! its size however deep messages nest.
 
 use super::Malformed;
+use crate::wire::{BYTES, FIXED32, FIXED64, Flaw, Reader, VARINT, key, put_varint, varint_len};
 
 /// A field's value as it stands on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,81 +19,30 @@ pub(super) enum Raw<'a> {
 /// The fields of a message, in wire order; groups are skipped.
 #[derive(Debug, Clone)]
 pub(super) struct Fields<'a> {
-    rest: &'a [u8],
+    reader: Reader<'a>,
 }
 
 /// The deepest nesting of groups that is skipped; nobody sends any.
 const MAX_GROUP_DEPTH: usize = 32;
 
-const VARINT: u64 = 0;
-const FIXED64: u64 = 1;
-const DELIMITED: u64 = 2;
-const START_GROUP: u64 = 3;
-const END_GROUP: u64 = 4;
-const FIXED32: u64 = 5;
-
 impl<'a> Fields<'a> {
     pub(super) fn of(message: &'a [u8]) -> Self {
-        Self { rest: message }
+        Self { reader: Reader::new(message) }
     }
 
-    fn varint(&mut self) -> Result<u64, Malformed> {
-        read_varint(&mut self.rest)
-    }
-
-    fn take(&mut self, length: u64) -> Result<&'a [u8], Malformed> {
-        let length = usize::try_from(length).map_err(|_| Malformed::Truncated)?;
-        let (taken, rest) = self.rest.split_at_checked(length).ok_or(Malformed::Truncated)?;
-        self.rest = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        let (taken, rest) = self.rest.split_first_chunk().ok_or(Malformed::Truncated)?;
-        self.rest = rest;
-        Ok(*taken)
-    }
-
-    fn tag(&mut self) -> Result<(u32, u64), Malformed> {
-        let tag = self.varint()?;
-        match u32::try_from(tag >> 3) {
-            Ok(number @ 1..=0x1fff_ffff) => Ok((number, tag & 7)),
-            _ => Err(Malformed::Tag),
-        }
-    }
-
-    fn value(&mut self, wire_type: u64) -> Result<Raw<'a>, Malformed> {
-        Ok(match wire_type {
-            VARINT => Raw::Varint(self.varint()?),
-            FIXED64 => Raw::Fixed64(u64::from_le_bytes(self.array()?)),
-            FIXED32 => Raw::Fixed32(u32::from_le_bytes(self.array()?)),
-            DELIMITED => {
-                let length = self.varint()?;
-                Raw::Delimited(self.take(length)?)
-            }
-            _ => return Err(Malformed::Tag),
-        })
-    }
-
-    fn skip_group(&mut self, number: u32) -> Result<(), Malformed> {
-        let mut open = vec![number];
-        while let Some(innermost) = open.last().copied() {
-            match self.tag()? {
-                (number, START_GROUP) if open.len() < MAX_GROUP_DEPTH => open.push(number),
-                (_, START_GROUP) => return Err(Malformed::Depth),
-                (number, END_GROUP) if number == innermost => drop(open.pop()),
-                (_, wire_type) => drop(self.value(wire_type)?),
-            }
-        }
-        Ok(())
-    }
-
-    fn field(&mut self) -> Result<Option<(u32, Raw<'a>)>, Malformed> {
-        while !self.rest.is_empty() {
-            match self.tag()? {
-                (number, START_GROUP) => self.skip_group(number)?,
-                (number, wire_type) => return Ok(Some((number, self.value(wire_type)?))),
-            }
+    fn field(&mut self) -> Result<Option<(u32, Raw<'a>)>, Flaw> {
+        while let Some(key) = self.reader.key()? {
+            let value = match key & 7 {
+                VARINT => Raw::Varint(self.reader.varint()?),
+                FIXED64 => Raw::Fixed64(self.reader.fixed64()?),
+                FIXED32 => Raw::Fixed32(self.reader.fixed32()?),
+                BYTES => Raw::Delimited(self.reader.bytes()?),
+                _ => {
+                    self.reader.skip(key, MAX_GROUP_DEPTH)?;
+                    continue;
+                }
+            };
+            return Ok(Some((key >> 3, value)));
         }
         Ok(None)
     }
@@ -104,28 +54,10 @@ impl<'a> Iterator for Fields<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         let field = self.field();
         if field.is_err() {
-            self.rest = &[];
+            self.reader = Reader::new(&[]);
         }
-        field.transpose()
+        field.map_err(Malformed::from).transpose()
     }
-}
-
-/// Reads a varint off the front of `rest`.
-pub(super) fn read_varint(rest: &mut &[u8]) -> Result<u64, Malformed> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (&byte, after) = rest.split_first().ok_or(Malformed::Truncated)?;
-        *rest = after;
-        // The tenth byte has room for one bit.
-        if shift == 63 && byte > 1 {
-            break;
-        }
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Ok(value);
-        }
-    }
-    Err(Malformed::Varint)
 }
 
 /// Writes a message whose inner lengths are not known beforehand.
@@ -170,16 +102,12 @@ impl Builder {
         self.size() + self.nested.len() * size_of::<Nested>()
     }
 
-    pub(super) fn varint(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.bytes.push(value as u8 | 0x80);
-            value >>= 7;
-        }
-        self.bytes.push(value as u8);
+    pub(super) fn varint(&mut self, value: u64) {
+        put_varint(&mut self.bytes, value);
     }
 
-    fn tag(&mut self, number: u32, wire_type: u64) {
-        self.varint(u64::from(number) << 3 | wire_type);
+    fn tag(&mut self, number: u32, wire_type: u32) {
+        self.varint(u64::from(key(number, wire_type)));
     }
 
     /// Appends a field, or with number `None` its bare value, as packed fields have it.
@@ -188,7 +116,7 @@ impl Builder {
             Raw::Varint(_) => VARINT,
             Raw::Fixed64(_) => FIXED64,
             Raw::Fixed32(_) => FIXED32,
-            Raw::Delimited(_) => DELIMITED,
+            Raw::Delimited(_) => BYTES,
         };
         if let Some(number) = number {
             self.tag(number, wire_type);
@@ -208,7 +136,7 @@ impl Builder {
     pub(super) fn open(&mut self, number: u32) -> Open {
         let open =
             Open { tag_at: self.bytes.len(), nested_at: self.nested.len(), lengths_before: self.lengths };
-        self.tag(number, DELIMITED);
+        self.tag(number, BYTES);
         self.nested.push(Nested { start: self.bytes.len(), length: 0 });
         open
     }
@@ -217,7 +145,7 @@ impl Builder {
     pub(super) fn close(&mut self, open: Open) {
         let nested = &mut self.nested[open.nested_at];
         nested.length = self.bytes.len() - nested.start + (self.lengths - open.lengths_before);
-        self.lengths += varint_size(nested.length as u64);
+        self.lengths += varint_len(nested.length as u64);
     }
 
     /// Ends the innermost open message; if nothing was put into it, it never was.
@@ -240,15 +168,11 @@ impl Builder {
             free_end -= unmoved_end - start;
             bytes.copy_within(start..unmoved_end, free_end);
             unmoved_end = start;
-            free_end -= varint_size(length as u64);
+            free_end -= varint_len(length as u64);
             write_varint(&mut bytes[free_end..], length as u64);
         }
         bytes
     }
-}
-
-fn varint_size(value: u64) -> usize {
-    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
 fn write_varint(into: &mut [u8], mut value: u64) {

@@ -36,6 +36,17 @@ pub(super) enum Shape {
     Frame,
 }
 
+impl Shape {
+    /// The longest body that can hold a message of `limit` bytes.
+    pub(super) fn most(self, limit: usize) -> u64 {
+        let overhead = match self {
+            Shape::Plain(_) => 0,
+            Shape::Frame => grpc::PREFIX,
+        };
+        (limit + overhead) as u64
+    }
+}
+
 /// Why there is no body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unread {
@@ -55,17 +66,16 @@ pub(super) enum Unread {
 ///
 /// # Errors
 /// [`Unread`]; the rest of the body is not read.
-pub(super) async fn read<B>(body: B, shape: Shape, bounds: &Bounds) -> Result<Bytes, Unread>
+pub(super) async fn read<B>(body: &mut B, shape: Shape, bounds: &Bounds) -> Result<Bytes, Unread>
 where
-    B: Body<Data = Bytes>,
+    B: Body<Data = Bytes> + Unpin,
 {
-    let mut body = pin!(body);
     let mut alarm = Alarm::new(bounds);
     let mut gathered = Gathered::new(shape, bounds.limit);
     // The timer exists only from the first time that there is nothing to read.
     let mut sleep = pin!(None);
     while !body.is_end_stream() {
-        let next = poll_fn(|cx| match body.as_mut().poll_frame(cx) {
+        let next = poll_fn(|cx| match Pin::new(&mut *body).poll_frame(cx) {
             Poll::Ready(frame) => Poll::Ready(Ok(frame)),
             Poll::Pending => Poll::Ready(Err(ready!(alarm.poll_ring(sleep.as_mut(), cx)))),
         });
@@ -152,11 +162,7 @@ impl Gathered {
     }
 
     fn check(&self) -> Result<(), Unread> {
-        let overhead = match self.shape {
-            Shape::Plain(_) => 0,
-            Shape::Frame => grpc::PREFIX,
-        };
-        let most = (self.limit + overhead) as u64;
+        let most = self.shape.most(self.limit);
         let arrived = self.as_slice();
         let expected = expected(self.shape, arrived);
         if arrived.len() as u64 > most || expected.is_some_and(|expected| expected > most) {

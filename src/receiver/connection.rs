@@ -10,7 +10,6 @@
 //! The requests of a connection are its own tasks and end with it: when the connection is dropped, its
 //! streams break, and every request that waits is dropped.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -27,7 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::service::{Intake, Service};
+use super::service::{Intake, Service, respond};
 use super::stall::WriteGuard;
 use crate::config::receiver as config;
 use crate::tls::ServerTls;
@@ -145,7 +144,7 @@ fn or(configured: Duration, otherwise: Duration) -> Duration {
 
 /// What every connection of one listener has in common.
 pub(super) struct Port<I> {
-    pub(super) service: Service<I>,
+    pub(super) service: Arc<Service<I>>,
     pub(super) rules: Rules,
     pub(super) tls: Option<ServerTls>,
 }
@@ -177,7 +176,9 @@ impl<I: Intake> Port<I> {
                 tracing::debug!(name: "connection.handshake_failed", %error, "TLS handshake failed");
                 false
             }
-            Some(Err(_)) | None => false,
+            Some(Err(_late)) => false,
+            // Drained before there was anything to serve.
+            None => true,
         }
     }
 
@@ -202,14 +203,9 @@ impl<I: Intake> Port<I> {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let activity = Arc::new(Activity::new());
-        let (port, counted) = (self.clone(), activity.clone());
-        let service = service_fn(move |request| {
-            let (port, busy) = (port.clone(), Busy::new(counted.clone()));
-            async move {
-                let _busy = busy;
-                Ok::<_, Infallible>(port.service.respond(peer, request).await)
-            }
-        });
+        let (requests, counted) = (self.service.clone(), activity.clone());
+        let service =
+            service_fn(move |request| respond(requests.clone(), Busy::new(counted.clone()), peer, request));
         let builder = self.rules.builder(streams.clone());
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), service));
         let life = Life::new(&self.rules, activity);

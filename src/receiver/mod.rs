@@ -17,6 +17,7 @@ mod grpc;
 mod listen;
 mod reply;
 mod service;
+mod sockets;
 mod stall;
 #[cfg(test)]
 mod tests;
@@ -26,16 +27,17 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderMap;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use connection::Port;
 use listen::{Caps, Dealing, Listener};
 use service::{Intake, Service};
 
 pub use listen::Address;
+pub use sockets::Sockets;
 
 use crate::config::receiver::{BadEndpoint, Endpoint, Limits, Otlp};
 use crate::internal_telemetry::metrics::ReceiverMetrics;
@@ -144,21 +146,23 @@ struct Door {
 /// A receiver that serves.
 #[derive(Debug)]
 pub struct Receiver {
+    /// Owns the connections.
     scope: Scope,
-    accepting: CancellationToken,
+    /// Owns the listening sockets.
+    doors: Scope,
     addresses: Vec<(Transport, Address)>,
 }
 
 impl Receiver {
-    /// Reads certificates and binds the sockets, on the runtime that will accept.
+    /// Reads certificates and binds the sockets, or shares those held, on the runtime that will accept.
     ///
     /// # Errors
     /// [`BindError`]; sockets already bound are closed.
-    pub async fn bind(config: &Otlp) -> Result<Bound, BindError> {
+    pub async fn bind(config: &Otlp, sockets: &mut Sockets) -> Result<Bound, BindError> {
         let mut doors = Vec::new();
         if let Some(grpc) = &config.protocols.grpc {
             let tls = grpc.tls.as_ref().map(|tls| ServerTls::load(tls, &[b"h2"]));
-            let (listener, address, tls) = open(&grpc.endpoint, grpc.transport, tls).await?;
+            let (listener, address, tls) = open((&grpc.endpoint, grpc.transport), tls, sockets).await?;
             doors.push(Door {
                 listener,
                 address,
@@ -171,7 +175,7 @@ impl Receiver {
         }
         if let Some(http) = &config.protocols.http {
             let tls = http.tls.as_ref().map(|tls| ServerTls::load(tls, &[b"h2", b"http/1.1"]));
-            let (listener, address, tls) = open(&http.endpoint, http.transport, tls).await?;
+            let (listener, address, tls) = open((&http.endpoint, http.transport), tls, sockets).await?;
             doors.push(Door {
                 listener,
                 address,
@@ -190,9 +194,13 @@ impl Receiver {
         &self.addresses
     }
 
-    /// Closes the listening sockets soon; connections go on.
-    pub fn stop_accepting(&self) {
-        self.accepting.cancel();
+    /// Closes the listening sockets, which are free to be bound again when it returns; connections go on.
+    ///
+    /// # Cancel safety
+    /// May be called again; closing goes on.
+    pub async fn stop_accepting(&self) {
+        // Nothing an accept loop waits for outlasts its cancellation.
+        self.doors.close(Instant::now() + Duration::from_secs(1)).await;
     }
 
     /// Stops accepting, sends GOAWAY on every connection, lets requests under way finish until
@@ -201,6 +209,7 @@ impl Receiver {
     /// # Cancel safety
     /// May be called again; draining goes on.
     pub async fn drain(&self, deadline: Instant) {
+        self.stop_accepting().await;
         self.scope.close(deadline).await;
     }
 }
@@ -230,7 +239,7 @@ impl Bound {
     {
         let addresses = self.local_addrs();
         let scope = scope.child("receiver");
-        let accepting = scope.token().child_token();
+        let doors = scope.child("accept");
         let workers: Arc<[Worker]> = workers.all().into();
         for door in self.doors {
             if let Some(tls) = &door.tls {
@@ -239,7 +248,7 @@ impl Bound {
             let dealing = Dealing {
                 scope: scope.clone(),
                 workers: workers.clone(),
-                accepting: accepting.clone(),
+                accepting: doors.token().clone(),
                 metrics: match door.transport {
                     Transport::Grpc => metrics.grpc.clone(),
                     Transport::Http => metrics.http.clone(),
@@ -247,24 +256,24 @@ impl Bound {
                 caps: Caps::new(&door.limits),
             };
             let service = Service { intake: hooks.clone(), metrics: metrics.clone(), rules: door.requests };
-            let port = Arc::new(Port { service, rules: door.connections, tls: door.tls });
-            scope.spawn("accept", listen::accept(door.listener, port, dealing));
+            let port = Arc::new(Port { service: Arc::new(service), rules: door.connections, tls: door.tls });
+            doors.spawn("accept", listen::accept(door.listener, port, dealing));
         }
-        Receiver { scope, accepting, addresses }
+        Receiver { scope, doors, addresses }
     }
 }
 
 async fn open(
-    endpoint: &str,
-    network: crate::config::receiver::Network,
+    (endpoint, network): (&str, crate::config::receiver::Network),
     tls: Option<Result<ServerTls, TlsError>>,
+    sockets: &mut Sockets,
 ) -> Result<(Listener, Address, Option<ServerTls>), BindError> {
     let named = || endpoint.to_owned();
     let tls = tls.transpose().map_err(|source| BindError::Tls { endpoint: named(), source })?;
     let place = Endpoint::parse(endpoint, network)
         .map_err(|source| BindError::Endpoint { endpoint: named(), source })?;
     let refused = |source| BindError::Listen { endpoint: named(), source };
-    let listener = Listener::bind(&place).await.map_err(refused)?;
+    let listener = sockets.listen(&place).await.map_err(refused)?;
     let address = listener.address().map_err(refused)?;
     Ok((listener, address, tls))
 }

@@ -4,8 +4,10 @@
 //! body is read without a pause for anything but the client: an unread body would hold the connection's
 //! window against its neighbours.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -126,6 +128,23 @@ impl Rules {
         Ok(now + patience)
     }
 
+    /// The message as protobuf, out of its frame, its compression and its text.
+    fn decode(&self, plan: &Plan<'_>, content: Bytes) -> Result<Bytes, Fault> {
+        let (compressed, message) = match plan.transport {
+            Transport::Grpc => grpc::unframe(content)?,
+            Transport::Http => (plan.codec.is_some(), content),
+        };
+        let message = match (compressed, plan.codec) {
+            (false, _) => message,
+            (true, Some(codec)) => self.decompress(codec, &message)?,
+            (true, None) => return Err(Fault::CompressedHow),
+        };
+        match plan.format {
+            Format::Protobuf => Ok(message),
+            Format::Json => Ok(to_protobuf(plan.signal, &message, &Limits::for_message_size(self.limit))?),
+        }
+    }
+
     fn decompress(&self, (codec, encoding): (Codec, &'static str), data: &[u8]) -> Result<Bytes, Fault> {
         decompress(codec, data, self.limit).map_err(|error| match error {
             DecompressError::TooLarge { .. } => Fault::TooLarge { limit: self.limit },
@@ -139,190 +158,214 @@ fn bytes(size: u64) -> usize {
     usize::try_from(size).unwrap_or(usize::MAX)
 }
 
-/// One request on its way in.
-struct Call<'a, B> {
-    head: request::Parts,
-    body: B,
-    peer: Option<SocketAddr>,
+/// How to talk to the client.
+#[derive(Clone, Copy)]
+enum Dialect<'a> {
+    Grpc,
+    Http(&'a Web, Option<Format>),
+    /// HTTP on the port of gRPC.
+    None,
+}
+
+/// What the headers said.
+struct Plan<'a> {
     signal: Signal,
     transport: Transport,
+    format: Format,
+    codec: Option<(Codec, &'static str)>,
+    shape: Shape,
+    bounds: Bounds,
+    deadline: Instant,
     metrics: &'a ReceiverMetrics,
 }
 
+/// Answers a request; `held` lives as long as it does.
+///
+/// Written so that the future is small, for it is moved several times: arguments of an `async fn` would
+/// be stored twice, and every layer of calls once more.
+///
+/// # Cancel safety
+/// Dropping it drops the request, unless the pipeline has taken it over.
+pub(super) fn respond<I, B, H>(
+    service: Arc<Service<I>>,
+    held: H,
+    peer: Option<SocketAddr>,
+    request: Request<B>,
+) -> impl Future<Output = Result<Response<Reply>, Infallible>>
+where
+    I: Intake,
+    B: Body<Data = Bytes> + Unpin,
+{
+    let (mut head, mut body) = request.into_parts();
+    async move {
+        let _held = &held;
+        let service = &*service;
+        let dialect = service.dialect(&head.headers);
+        if let Dialect::Http(web, _) = dialect
+            && let Some(answer) = web.preflight(&head)
+        {
+            return Ok(answer);
+        }
+        let origin = dialect.origin(&head.headers);
+        let result = async {
+            let plan = service.plan(dialect, peer, &mut head)?;
+            let content = body::read(&mut body, plan.shape, &plan.bounds).await;
+            let content = content.map_err(|unread| plan.fault(unread))?;
+            let request = crate::pipeline::Request {
+                signal: plan.signal,
+                body: service.rules.decode(&plan, content)?,
+                headers: std::mem::take(&mut head.headers),
+                peer,
+                transport: plan.transport,
+                deadline: plan.deadline,
+            };
+            plan.metrics.request_bytes.add(request.body.len() as u64);
+            if Instant::now() >= plan.deadline {
+                return Err(Refusal::DeadlineExceeded.into());
+            }
+            match tokio::time::timeout_at(plan.deadline, service.intake.accept(request)).await {
+                Ok(Ok(accepted)) => Ok((plan.signal, accepted)),
+                Ok(Err(refusal)) => Err(refusal.into()),
+                Err(_elapsed) => Err(Refusal::DeadlineExceeded.into()),
+            }
+        }
+        .await;
+        Ok(service.answer(dialect, origin, result))
+    }
+}
+
 impl<I: Intake> Service<I> {
-    /// Answers a request.
-    ///
-    /// # Cancel safety
-    /// Dropping it drops the request, unless the pipeline has taken it over.
-    pub(super) async fn respond<B>(&self, peer: Option<SocketAddr>, request: Request<B>) -> Response<Reply>
-    where
-        B: Body<Data = Bytes>,
-    {
-        let content_type = request.headers().get(CONTENT_TYPE);
+    fn dialect(&self, headers: &HeaderMap) -> Dialect<'_> {
+        let content_type = headers.get(CONTENT_TYPE);
         if content_type.is_some_and(|value| grpc::is_grpc(value.as_bytes())) {
-            self.respond_grpc(peer, request).await
+            Dialect::Grpc
         } else if let Some(web) = &self.rules.web {
-            self.respond_http(web, peer, request).await
+            Dialect::Http(web, web::format(headers))
         } else {
-            self.metrics.grpc.requests_malformed.add(1);
-            reply::http_empty(StatusCode::UNSUPPORTED_MEDIA_TYPE)
+            Dialect::None
         }
     }
 
-    async fn respond_grpc<B>(&self, peer: Option<SocketAddr>, request: Request<B>) -> Response<Reply>
-    where
-        B: Body<Data = Bytes>,
-    {
-        let metrics = &self.metrics.grpc;
-        let result = match grpc_signal(&request) {
-            Err(fault) => Err(fault),
-            Ok(signal) => {
-                let (head, body) = request.into_parts();
-                let transport = Transport::Grpc;
-                self.export_grpc(Call { head, body, peer, signal, transport, metrics }).await
+    /// Reads the headers and asks for admission.
+    fn plan(
+        &self,
+        dialect: Dialect<'_>,
+        peer: Option<SocketAddr>,
+        head: &mut request::Parts,
+    ) -> Result<Plan<'_>, Fault> {
+        let now = Instant::now();
+        let rules = &self.rules;
+        let announced = announced(&head.headers);
+        let (signal, format, codec) = match dialect {
+            Dialect::Grpc => (grpc_signal(head)?, Format::Protobuf, grpc_codec(&head.headers)?),
+            Dialect::Http(web, format) => {
+                let signal = web.signal(head)?;
+                let format = format.ok_or(Fault::MediaType)?;
+                (signal, format, web.encodings.find(&head.headers)?)
             }
+            Dialect::None => return Err(Fault::MediaType),
         };
-        match result {
-            Ok(accepted) => reply::grpc_accepted(accepted, self.rules.max_response),
+        let (transport, shape, metrics) = match dialect {
+            Dialect::Grpc => (Transport::Grpc, Shape::Frame, &self.metrics.grpc),
+            _ => (Transport::Http, Shape::Plain(announced), &self.metrics.http),
+        };
+        let deadline = rules.deadline(now, &head.headers)?;
+        if announced.is_some_and(|length| length > shape.most(rules.limit)) {
+            return Err(Fault::TooLarge { limit: rules.limit });
+        }
+        if rules.include_metadata {
+            authority_as_host(head);
+        }
+        self.intake.admit(&Arrival { signal, transport, headers: &head.headers, announced, peer })?;
+        let bounds = Bounds {
+            limit: rules.limit,
+            progress: rules.progress,
+            deadline: deadline.min(now + rules.read_timeout),
+        };
+        Ok(Plan { signal, transport, format, codec, shape, bounds, deadline, metrics })
+    }
+
+    fn answer(
+        &self,
+        dialect: Dialect<'_>,
+        origin: Option<HeaderValue>,
+        result: Result<(Signal, Accepted), Fault>,
+    ) -> Response<Reply> {
+        let most = self.rules.max_response;
+        let metrics = match dialect {
+            Dialect::Grpc | Dialect::None => &self.metrics.grpc,
+            Dialect::Http(..) => &self.metrics.http,
+        };
+        let result = match result {
+            Ok((signal, accepted)) => {
+                metrics.requests_accepted.add(1);
+                metrics.accepted[signal].add(accepted.items.saturating_sub(accepted.rejected));
+                Ok((signal, accepted))
+            }
             Err(fault) => {
                 let verdict = fault.verdict();
                 count(metrics, &fault, verdict.malformed);
-                reply::grpc_refused(&fault, &verdict)
+                Err((fault, verdict))
+            }
+        };
+        match (dialect, result) {
+            (Dialect::None, _) => reply::http_empty(StatusCode::UNSUPPORTED_MEDIA_TYPE),
+            (Dialect::Grpc, Ok((_, accepted))) => reply::grpc_accepted(accepted, most),
+            (Dialect::Grpc, Err((fault, verdict))) => reply::grpc_refused(&fault, &verdict),
+            (Dialect::Http(web, format), result) => {
+                let format = format.unwrap_or(Format::Json);
+                let response = match result {
+                    Ok((signal, accepted)) => reply::http_accepted(accepted, signal, format, most),
+                    Err((fault, verdict)) => reply::http_refused(&fault, &verdict, format, most),
+                };
+                web.finish(origin, response)
             }
         }
     }
+}
 
-    async fn export_grpc<B>(&self, call: Call<'_, B>) -> Result<Accepted, Fault>
-    where
-        B: Body<Data = Bytes>,
-    {
-        let now = Instant::now();
-        let codec = grpc_codec(&call.head.headers)?;
-        let deadline = self.rules.deadline(now, &call.head.headers)?;
-        let (frame, call) = self.read(call, Shape::Frame, now, deadline).await?;
-        let (compressed, message) = grpc::unframe(frame)?;
-        let message = match (compressed, codec) {
-            (false, _) => message,
-            (true, Some(codec)) => self.rules.decompress(codec, &message)?,
-            (true, None) => return Err(Fault::CompressedHow),
-        };
-        self.hand_over(call, message, deadline).await
+impl Dialect<'_> {
+    /// Which page sends, where that matters.
+    fn origin(self, headers: &HeaderMap) -> Option<HeaderValue> {
+        match self {
+            Dialect::Http(Web { cors: Some(_), .. }, _) => headers.get(ORIGIN).cloned(),
+            _ => None,
+        }
+    }
+}
+
+impl Plan<'_> {
+    fn fault(&self, unread: Unread) -> Fault {
+        match unread {
+            Unread::TooLarge => Fault::TooLarge { limit: self.bounds.limit },
+            Unread::Trailing => BadFrame::Trailing.into(),
+            Unread::Deadline if self.bounds.deadline == self.deadline => Refusal::DeadlineExceeded.into(),
+            Unread::Deadline | Unread::Stalled => Fault::Stalled,
+            Unread::Broken => Fault::Broken,
+        }
+    }
+}
+
+impl Web {
+    fn preflight(&self, head: &request::Parts) -> Option<Response<Reply>> {
+        self.cors.as_ref()?.preflight(&head.method, &head.headers)
     }
 
-    async fn respond_http<B>(
-        &self,
-        web: &Web,
-        peer: Option<SocketAddr>,
-        request: Request<B>,
-    ) -> Response<Reply>
-    where
-        B: Body<Data = Bytes>,
-    {
-        let most = self.rules.max_response;
-        let cors = web.cors.as_ref();
-        let origin = cors.and_then(|_| request.headers().get(ORIGIN).cloned());
-        if let Some(answer) = cors.and_then(|cors| cors.preflight(request.method(), request.headers())) {
-            return answer;
-        }
-        let format = web::format(request.headers());
-        let result = match http_signal(web, &request) {
-            Err(fault) => Err(fault),
-            Ok(signal) => self.export_http(web, format, (signal, peer), request).await,
-        };
-        let mut response = match result {
-            Ok((signal, format, accepted)) => reply::http_accepted(accepted, signal, format, most),
-            Err(fault) => {
-                let verdict = fault.verdict();
-                count(&self.metrics.http, &fault, verdict.malformed);
-                reply::http_refused(&fault, &verdict, format.unwrap_or(Format::Json), most)
-            }
-        };
-        if let Some(cors) = cors {
+    fn signal(&self, head: &request::Parts) -> Result<Signal, Fault> {
+        let path = head.uri.path();
+        let (signal, _) = self.paths.iter().find(|(_, taken)| *taken == path).ok_or(Fault::NotFound)?;
+        if head.method == Method::POST { Ok(signal) } else { Err(Fault::Method) }
+    }
+
+    /// Adds the headers that every answer has.
+    fn finish(&self, origin: Option<HeaderValue>, mut response: Response<Reply>) -> Response<Reply> {
+        if let Some(cors) = &self.cors {
             cors.expose(origin.as_ref(), response.headers_mut());
         }
-        for (name, value) in &web.response_headers {
+        for (name, value) in &self.response_headers {
             response.headers_mut().insert(name, value.clone());
         }
         response
-    }
-
-    async fn export_http<B>(
-        &self,
-        web: &Web,
-        format: Option<Format>,
-        (signal, peer): (Signal, Option<SocketAddr>),
-        request: Request<B>,
-    ) -> Result<(Signal, Format, Accepted), Fault>
-    where
-        B: Body<Data = Bytes>,
-    {
-        let now = Instant::now();
-        let format = format.ok_or(Fault::MediaType)?;
-        let codec = web.encodings.find(request.headers())?;
-        let deadline = self.rules.deadline(now, request.headers())?;
-        let (head, body) = request.into_parts();
-        let call = Call { head, body, peer, signal, transport: Transport::Http, metrics: &self.metrics.http };
-        let shape = Shape::Plain(announced(&call.head.headers));
-        let (mut message, call) = self.read(call, shape, now, deadline).await?;
-        if let Some(codec) = codec {
-            message = self.rules.decompress(codec, &message)?;
-        }
-        if format == Format::Json {
-            message = to_protobuf(signal, &message, &Limits::for_message_size(self.rules.limit))?;
-        }
-        Ok((signal, format, self.hand_over(call, message, deadline).await?))
-    }
-
-    /// Asks for admission, then reads the body.
-    async fn read<'a, B>(
-        &self,
-        call: Call<'a, B>,
-        shape: Shape,
-        now: Instant,
-        deadline: Instant,
-    ) -> Result<(Bytes, Call<'a, ()>), Fault>
-    where
-        B: Body<Data = Bytes>,
-    {
-        let Call { mut head, body, peer, signal, transport, metrics } = call;
-        let limit = self.rules.limit;
-        let announced = announced(&head.headers);
-        if announced.is_some_and(|length| length > (limit + grpc::PREFIX) as u64) {
-            return Err(Fault::TooLarge { limit });
-        }
-        if self.rules.include_metadata {
-            authority_as_host(&mut head);
-        }
-        self.intake.admit(&Arrival { signal, transport, headers: &head.headers, announced, peer })?;
-        let read_by = deadline.min(now + self.rules.read_timeout);
-        let bounds = Bounds { limit, progress: self.rules.progress, deadline: read_by };
-        let content = match body::read(body, shape, &bounds).await {
-            Ok(content) => content,
-            Err(Unread::TooLarge) => return Err(Fault::TooLarge { limit }),
-            Err(Unread::Trailing) => return Err(BadFrame::Trailing.into()),
-            Err(Unread::Deadline) if read_by == deadline => return Err(Refusal::DeadlineExceeded.into()),
-            Err(Unread::Deadline | Unread::Stalled) => return Err(Fault::Stalled),
-            Err(Unread::Broken) => return Err(Fault::Broken),
-        };
-        Ok((content, Call { head, body: (), peer, signal, transport, metrics }))
-    }
-
-    /// Gives the request to the pipeline and waits until it owns it.
-    async fn hand_over(&self, call: Call<'_, ()>, body: Bytes, deadline: Instant) -> Result<Accepted, Fault> {
-        let Call { head, peer, signal, transport, metrics, .. } = call;
-        metrics.request_bytes.add(body.len() as u64);
-        if Instant::now() >= deadline {
-            return Err(Refusal::DeadlineExceeded.into());
-        }
-        let headers = head.headers;
-        let request = crate::pipeline::Request { signal, body, headers, peer, transport, deadline };
-        let accepted = match tokio::time::timeout_at(deadline, self.intake.accept(request)).await {
-            Ok(result) => result?,
-            Err(_elapsed) => return Err(Refusal::DeadlineExceeded.into()),
-        };
-        metrics.requests_accepted.add(1);
-        metrics.accepted[signal].add(accepted.items.saturating_sub(accepted.rejected));
-        Ok(accepted)
     }
 }
 
@@ -332,25 +375,16 @@ fn count(metrics: &ReceiverMetrics, fault: &Fault, malformed: bool) {
     tracing::debug!(name: "request.refused", %fault, "request refused");
 }
 
-fn grpc_signal<B>(request: &Request<B>) -> Result<Signal, Fault> {
-    if request.version() != Version::HTTP_2 {
+fn grpc_signal(head: &request::Parts) -> Result<Signal, Fault> {
+    if head.version != Version::HTTP_2 {
         return Err(Fault::Version);
     }
-    if request.method() != Method::POST {
+    if head.method != Method::POST {
         return Err(Fault::Method);
     }
-    match grpc::method(request.uri().path()) {
+    match grpc::method(head.uri.path()) {
         grpc::Method::Export(signal) => Ok(signal),
         grpc::Method::Unknown => Err(Fault::NoSuchMethod),
-    }
-}
-
-fn http_signal<B>(web: &Web, request: &Request<B>) -> Result<Signal, Fault> {
-    let path = request.uri().path();
-    let (signal, _) = web.paths.iter().find(|(_, taken)| *taken == path).ok_or(Fault::NotFound)?;
-    match request.method() {
-        &Method::POST => Ok(signal),
-        _ => Err(Fault::Method),
     }
 }
 

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
 use super::TlsError;
@@ -103,7 +104,12 @@ impl<T: Send + Sync + 'static> Kept<T> {
 
 /// None if the system gives no watch: the poll does it alone.
 fn watch_directories(directories: &[&Path], changed: Arc<Notify>) -> Option<RecommendedWatcher> {
-    let watching = notify::recommended_watcher(move |_event| changed.notify_one()).and_then(|mut watcher| {
+    let tell = move |event: notify::Result<Event>| {
+        if event.is_ok_and(|event| is_change(event.kind)) {
+            changed.notify_one();
+        }
+    };
+    let watching = notify::recommended_watcher(tell).and_then(|mut watcher| {
         for directory in directories {
             watcher.watch(directory, RecursiveMode::NonRecursive)?;
         }
@@ -112,4 +118,9 @@ fn watch_directories(directories: &[&Path], changed: Arc<Notify>) -> Option<Reco
     watching
         .inspect_err(|error| tracing::warn!(name: "tls.watch_failed", %error, "certificates are only polled"))
         .ok()
+}
+
+/// Opening a file is an event too, and a refresh that answered it would cause the next one.
+fn is_change(kind: EventKind) -> bool {
+    !kind.is_access() || kind == EventKind::Access(AccessKind::Close(AccessMode::Write))
 }

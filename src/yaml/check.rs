@@ -145,7 +145,7 @@ impl<'s, 'p> Checker<'s, 'p> {
             let named = named.into_iter().flat_map(Map::values);
             let mut below = named.chain(others(schema)).chain(schema.get("items"));
             // Types do not nest deeper before their secrets; it also ends recursive ones.
-            depth < 8 && below.any(|inner| self.holds_secret(inner, depth + 1))
+            depth < 5 && below.any(|inner| self.holds_secret(inner, depth + 1))
         };
         marked(schema, "x-secret")
             || branches.iter().any(|branch| marked(branch, "x-secret") || below(branch))
@@ -365,7 +365,7 @@ impl<'s, 'p> Checker<'s, 'p> {
         }
         let place = Place { node: &entry.value, path, named: &entry.key_location };
         let value = self.check(place, schema);
-        Some(Entry { value, ..entry.clone() })
+        Some(entry.with(value))
     }
 
     fn required(&mut self, place: Place<'_>, entries: &[Entry], schema: &'s Json) {

@@ -106,6 +106,13 @@ pub struct Entry {
     pub value: Node,
 }
 
+impl Entry {
+    /// Another value under the same key.
+    pub fn with(&self, value: Node) -> Self {
+        Self { key: self.key.clone(), key_location: self.key_location.clone(), value }
+    }
+}
+
 impl Node {
     /// A node that was not written as such, but stands for something at `location`.
     pub fn new(value: Value, location: Location) -> Self {

@@ -1,7 +1,7 @@
 //! Text to tree: strict YAML with limits.
 //!
 //! One document, string keys, no duplicate keys, no unknown tags; at most [`MAX_BYTES`],
-//! [`MAX_DEPTH`] and [`MAX_NODES`], aliases counted as often as they are used. The scanner is
+//! [`MAX_DEPTH`] and [`MAX_NODES`] (fewer where aliases are expanded). The scanner is
 //! serde-saphyr's; nothing outside this file knows it.
 
 use std::collections::HashMap;
@@ -17,8 +17,10 @@ use super::{Entry, Location, Node, Problems, Source, Value};
 pub const MAX_BYTES: usize = 32 << 20;
 /// The deepest nesting; deeper than any sensible file, shallow enough for any stack.
 pub const MAX_DEPTH: usize = 64;
-/// The most nodes in one tree, aliases expanded.
+/// The most nodes in one tree without aliases: a file of 100,000 tenants has about half of it.
 pub const MAX_NODES: usize = 2_000_000;
+/// The most nodes in one tree where aliases are expanded, these counted as often as they are used.
+const MAX_ALIASED_NODES: usize = 100_000;
 
 /// Reads one YAML document; anchors and aliases are refused. An empty text is a null.
 ///
@@ -121,10 +123,18 @@ impl Builder {
         self.problems.error(location, "", message, None);
     }
 
+    /// Where a mark is in the text. Marks of errors may lack a byte offset; lines and columns they have.
     fn offset(&self, mark: Marker) -> usize {
         let text = &self.source.text;
         let bom = text.len() - text.trim_start_matches('\u{feff}').len();
-        mark.byte_offset().map_or(0, |o| (o + bom).min(text.len()))
+        let known = mark.byte_offset().map(|offset| offset + bom);
+        known.filter(|offset| text.is_char_boundary(*offset)).unwrap_or_else(|| {
+            let mut lines = text.split_inclusive('\n');
+            let before: usize = lines.by_ref().take(mark.line().saturating_sub(1)).map(str::len).sum();
+            let line = lines.next().unwrap_or_default();
+            let column = line.char_indices().nth(mark.col()).map_or(line.len(), |(at, _)| at);
+            before + column
+        })
     }
 
     fn locate(&self, start: Marker, end: Marker) -> Location {
@@ -278,6 +288,10 @@ impl Builder {
             self.error(&location, message);
             return Err(Stop);
         };
+        if self.frames.len() + depth(&node) > MAX_DEPTH {
+            self.error(&location, format!("nested deeper than {MAX_DEPTH} levels"));
+            return Err(Stop);
+        }
         self.nodes += count(&node);
         if self.awaits_key() {
             self.error(&location, "an alias cannot be a key");
@@ -329,9 +343,13 @@ impl Builder {
 
     fn put(&mut self, node: Node) -> Result<(), Stop> {
         self.nodes += 1;
-        if self.nodes > MAX_NODES {
+        let most = match self.aliases {
+            Aliases::Refused => MAX_NODES,
+            Aliases::Expanded => MAX_ALIASED_NODES,
+        };
+        if self.nodes > most {
             let location = node.location.clone();
-            self.error(&location, format!("more than {MAX_NODES} values"));
+            self.error(&location, format!("more than {most} values"));
             return Err(Stop);
         }
         match self.frames.last_mut().map(|frame| &mut frame.open) {
@@ -344,6 +362,15 @@ impl Builder {
             }
         }
         Ok(())
+    }
+}
+
+/// The levels of collections in a tree.
+fn depth(node: &Node) -> usize {
+    let below = node.items().iter().chain(node.entries().iter().map(|entry| &entry.value));
+    match node.value {
+        Value::Seq(_) | Value::Map(_) => 1 + below.map(depth).max().unwrap_or(0),
+        _ => 0,
     }
 }
 

@@ -14,6 +14,9 @@ use super::check::with_meant;
 use super::parse::first_line;
 use super::{Entry, Location, Node, SECRET_KEYS, Source, did_you_mean, join_key};
 
+/// The most problems shown with their snippets; who has more fixes these first.
+const MAX_SHOWN: usize = 100;
+
 /// How bad a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -237,7 +240,7 @@ impl Problems {
     }
 
     fn hidden(&self, source: &Arc<Source>) -> Vec<Range<usize>> {
-        let masks = self.masks.iter().filter(|mask| mask.source == *source);
+        let masks = self.masks.iter().filter(|mask| Arc::ptr_eq(&mask.source, source));
         masks.map(|mask| mask.bytes.clone()).collect()
     }
 }
@@ -294,8 +297,11 @@ fn secret_looking(line: &str) -> Option<Range<usize>> {
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for problem in self.sorted() {
+        for problem in self.sorted().into_iter().take(MAX_SHOWN) {
             writeln!(f, "{}\n", self.render(problem))?;
+        }
+        if self.len() > MAX_SHOWN {
+            writeln!(f, "… and {} more\n", self.len() - MAX_SHOWN)?;
         }
         let errors = self.errors();
         let warnings = self.len() - errors;

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use proptest::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -186,6 +187,16 @@ fn an_alias_bomb_is_refused() {
 }
 
 #[test]
+fn aliases_cannot_nest_deeper_than_text() {
+    let mut text = "a0: &a0 1\n".to_owned();
+    for level in 1..40 {
+        text.push_str(&format!("a{level}: &a{level} [[*a{}]]\n", level - 1));
+    }
+    let problems = parse_with_aliases(&Source::new("f.yaml", text)).unwrap_err();
+    assert!(problems.to_string().contains("nested deeper than 64 levels"), "{problems}");
+}
+
+#[test]
 fn a_problem_is_shown_with_the_line_and_a_caret() {
     let text = "rules:\n  - id: a\n    targt: 3\n";
     let node = parse(&Source::new("f.yaml", text)).unwrap();
@@ -261,4 +272,60 @@ fn paths_find_nodes() {
     assert_eq!(node.at("a[0].b[\"x.y\"]").unwrap().value, Value::Int(1));
     assert_eq!(node.at("a[1]"), None);
     assert_eq!(join_key("a[0].b", "x.y"), "a[0].b[\"x.y\"]");
+}
+
+fn pieces() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        Just("a:"),
+        Just("timeout: "),
+        Just("\n"),
+        Just("\r\n"),
+        Just("  "),
+        Just("- "),
+        Just("["),
+        Just("]"),
+        Just("{"),
+        Just("}"),
+        Just("\""),
+        Just("'"),
+        Just("é😀"),
+        Just("\u{feff}"),
+        Just("\t"),
+        Just("&x "),
+        Just("*x"),
+        Just("<<: "),
+        Just("!!str "),
+        Just("|\n"),
+        Just("#c"),
+        Just("key_pem: "),
+        Just("headers: "),
+        Just("rules: "),
+        Just("10s"),
+        Just("---\n"),
+        Just("\0"),
+        Just("? "),
+        Just(", "),
+        Just("- id: 1\n  "),
+        Just("\u{2028}"),
+        Just("%YAML 1.2\n"),
+    ];
+    proptest::collection::vec(piece, 0..30).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in pieces()) {
+        let source = Source::new("f.yaml", text);
+        for tree in [parse(&source), parse_with_aliases(&source)] {
+            let problems = match tree {
+                Err(problems) => problems,
+                Ok(node) => {
+                    let mut problems = Problems::new();
+                    let _ = read::<File>(&node, &mut problems);
+                    problems
+                }
+            };
+            prop_assert!(problems.to_string().len() < 1_000_000);
+        }
+    }
 }

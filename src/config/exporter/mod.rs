@@ -43,6 +43,16 @@ pub enum Exporter {
 }
 
 impl Exporter {
+    /// Says how to merge batches where the file does not.
+    pub fn batch_by_default(&mut self, batching: Batching) {
+        let queue = match self {
+            Exporter::OtlpGrpc(config) => &mut config.sending_queue,
+            Exporter::OtlpHttp(config) => &mut config.sending_queue,
+            Exporter::Debug(_) | Exporter::Nop(_) | Exporter::File(_) => return,
+        };
+        queue.batch.get_or_insert(batching);
+    }
+
     /// Every problem of this exporter, errors and warnings.
     pub fn check(&self) -> Vec<Found> {
         match self {

@@ -3,7 +3,7 @@
 use regex::Regex;
 
 use super::{Action, ActionKind, AttributeSource, AttributeValue, Attributes, Batch, Match, MatchType};
-use super::{MemoryLimiter, ProbabilisticSampler, Processor, Resource, SamplerMode};
+use super::{MemoryLimiter, ProbabilisticSampler, Resource, SamplerMode};
 
 /// A problem and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,19 +84,25 @@ fn add(found: &mut Findings, at: impl Into<String>, problem: Problem) {
     found.push(Found { at: at.into(), problem });
 }
 
-impl Processor {
+impl Resource {
     /// Every problem of this processor, errors and warnings.
     pub fn check(&self) -> Vec<Found> {
         let mut found = Findings::new();
-        match self {
-            Processor::Tenant(_) | Processor::Sampling(_) => {}
-            Processor::ProbabilisticSampler(sampler) => check_sampler(sampler, &mut found),
-            Processor::Resource(Resource { attributes }) => {
-                check_actions("attributes", attributes, &mut found);
-            }
-            Processor::Attributes(attributes) => check_attributes(attributes, &mut found),
-            Processor::MemoryLimiter(limiter) => check_limiter(limiter, &mut found),
-            Processor::Batch(batch) => check_batch(batch, &mut found),
+        check_actions("attributes", &self.attributes, &mut found);
+        found
+    }
+}
+
+impl Attributes {
+    /// Every problem of this processor, errors and warnings.
+    pub fn check(&self) -> Vec<Found> {
+        let mut found = Findings::new();
+        check_actions("actions", &self.actions, &mut found);
+        if let Some(include) = &self.include {
+            check_match("include", include, &mut found);
+        }
+        if let Some(exclude) = &self.exclude {
+            check_match("exclude", exclude, &mut found);
         }
         found
     }
@@ -126,16 +132,6 @@ fn check_actions(key: &str, actions: &[Action], found: &mut Findings) {
         if let Some(context) = context.filter(|context| !known(context)) {
             add(found, format!("{at}.from_context"), Problem::Context(context.to_owned()));
         }
-    }
-}
-
-fn check_attributes(attributes: &Attributes, found: &mut Findings) {
-    check_actions("actions", &attributes.actions, found);
-    if let Some(include) = &attributes.include {
-        check_match("include", include, found);
-    }
-    if let Some(exclude) = &attributes.exclude {
-        check_match("exclude", exclude, found);
     }
 }
 
@@ -202,56 +198,75 @@ fn check_pattern(at: String, text: &str, found: &mut Findings) {
     }
 }
 
-fn check_sampler(sampler: &ProbabilisticSampler, found: &mut Findings) {
-    // The smallest share that a threshold of 56 bits can express.
-    const LEAST: f64 = 1.0 / (1_u64 << 56) as f64;
-    let percentage = sampler.sampling_percentage;
-    let share = f64::from(percentage) / 100.0;
-    if !percentage.is_finite() || percentage < 0.0 || (share > 0.0 && share < LEAST) {
-        add(found, "sampling_percentage", Problem::Percentage(percentage.to_string()));
-    }
-    let hashes = matches!(sampler.mode, SamplerMode::Unset | SamplerMode::HashSeed);
-    let only_hash_seed = Problem::NoEffectUnless("`mode` is hash_seed");
-    if !hashes && sampler.hash_seed != 0 {
-        add(found, "hash_seed", only_hash_seed.clone());
-    }
-    if !hashes && !sampler.from_attribute.is_empty() {
-        add(found, "from_attribute", only_hash_seed);
-    }
-    let by_record = sampler.attribute_source == AttributeSource::Record;
-    if by_record && sampler.from_attribute.is_empty() {
-        add(found, "attribute_source", Problem::NoEffectUnless("`from_attribute` names an attribute"));
+impl ProbabilisticSampler {
+    /// Every problem of this processor, errors and warnings.
+    pub fn check(&self) -> Vec<Found> {
+        let mut found = Findings::new();
+        // The smallest share that a threshold of 56 bits can express.
+        const LEAST: f64 = 1.0 / (1_u64 << 56) as f64;
+        let percentage = self.sampling_percentage;
+        let share = f64::from(percentage) / 100.0;
+        if !percentage.is_finite() || percentage < 0.0 || (share > 0.0 && share < LEAST) {
+            add(&mut found, "sampling_percentage", Problem::Percentage(percentage.to_string()));
+        }
+        let hashes = matches!(self.mode, SamplerMode::Unset | SamplerMode::HashSeed);
+        let only_hash_seed = Problem::NoEffectUnless("`mode` is hash_seed");
+        if !hashes && self.hash_seed != 0 {
+            add(&mut found, "hash_seed", only_hash_seed.clone());
+        }
+        if !hashes && !self.from_attribute.is_empty() {
+            add(&mut found, "from_attribute", only_hash_seed);
+        }
+        let by_record = self.attribute_source == AttributeSource::Record;
+        if by_record && self.from_attribute.is_empty() {
+            add(
+                &mut found,
+                "attribute_source",
+                Problem::NoEffectUnless("`from_attribute` names an attribute"),
+            );
+        }
+        found
     }
 }
 
-fn check_limiter(limiter: &MemoryLimiter, found: &mut Findings) {
-    if limiter.check_interval.is_zero() {
-        add(found, "", Problem::NoInterval);
-    }
-    let (mib, percent) = (limiter.limit_mib, limiter.limit_percentage);
-    if mib == 0 && percent == 0 {
-        add(found, "", Problem::NoLimit);
-    }
-    let spikes = [
-        ("spike_limit_mib", limiter.spike_limit_mib, mib),
-        ("spike_limit_percentage", limiter.spike_limit_percentage, percent),
-    ];
-    for (key, spike, limit) in spikes {
-        if limit > 0 && spike >= limit {
-            add(found, key, Problem::Spike { spike, limit });
+impl MemoryLimiter {
+    /// Every problem of this processor, errors and warnings.
+    pub fn check(&self) -> Vec<Found> {
+        let mut found = Findings::new();
+        if self.check_interval.is_zero() {
+            add(&mut found, "", Problem::NoInterval);
         }
+        let (mib, percent) = (self.limit_mib, self.limit_percentage);
+        if mib == 0 && percent == 0 {
+            add(&mut found, "", Problem::NoLimit);
+        }
+        let spikes = [
+            ("spike_limit_mib", self.spike_limit_mib, mib),
+            ("spike_limit_percentage", self.spike_limit_percentage, percent),
+        ];
+        for (key, spike, limit) in spikes {
+            if limit > 0 && spike >= limit {
+                add(&mut found, key, Problem::Spike { spike, limit });
+            }
+        }
+        found
     }
 }
 
-fn check_batch(batch: &Batch, found: &mut Findings) {
-    let (max, size) = (batch.send_batch_max_size, batch.send_batch_size);
-    if max > 0 && max < size {
-        add(found, "send_batch_max_size", Problem::BatchSize { max, size });
-    }
-    for (index, key) in batch.metadata_keys.iter().enumerate() {
-        let before = &batch.metadata_keys[..index];
-        if before.iter().any(|known| known.eq_ignore_ascii_case(key)) {
-            add(found, format!("metadata_keys[{index}]"), Problem::DuplicateKey(key.clone()));
+impl Batch {
+    /// Every problem of this processor, errors and warnings.
+    pub fn check(&self) -> Vec<Found> {
+        let mut found = Findings::new();
+        let (max, size) = (self.send_batch_max_size, self.send_batch_size);
+        if max > 0 && max < size {
+            add(&mut found, "send_batch_max_size", Problem::BatchSize { max, size });
         }
+        for (index, key) in self.metadata_keys.iter().enumerate() {
+            let before = &self.metadata_keys[..index];
+            if before.iter().any(|known| known.eq_ignore_ascii_case(key)) {
+                add(&mut found, format!("metadata_keys[{index}]"), Problem::DuplicateKey(key.clone()));
+            }
+        }
+        found
     }
 }

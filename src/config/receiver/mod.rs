@@ -79,6 +79,14 @@ pub struct Grpc {
     pub limits: Limits,
 }
 
+impl Grpc {
+    /// The largest message in bytes, after decompression.
+    pub fn max_message_bytes(&self) -> usize {
+        let mib = if self.max_recv_msg_size_mib == 0 { 4 } else { self.max_recv_msg_size_mib };
+        (mib as usize) << 20
+    }
+}
+
 impl Default for Grpc {
     fn default() -> Self {
         Self {
@@ -164,6 +172,17 @@ pub struct Http {
     /// Limits that keep slow or hostile clients from costing much.
     #[serde(deserialize_with = "null_is_default")]
     pub limits: Limits,
+}
+
+impl Http {
+    /// The largest body in bytes, after decompression.
+    pub fn max_body_bytes(&self) -> usize {
+        let bytes = match self.max_request_body_size.0 {
+            0 => Self::default().max_request_body_size.0,
+            bytes => bytes,
+        };
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
 }
 
 impl Default for Http {

@@ -7,18 +7,18 @@
 use std::ops::Range;
 
 use super::load::{Environment, Uri, split_uri};
-use crate::yaml::{Entry, Node, Problems, Source, Value, join_index, join_key, parse_with_aliases};
+use crate::yaml::{
+    Entry, MAX_DEPTH, Node, Problems, Source, Value, join_index, join_key, parse_with_aliases,
+};
 
 /// The most rounds one value may take; the Collector's limit.
 const MAX_ROUNDS: usize = 1000;
 /// The most references one configuration may resolve: stops a file that names itself twice.
 const MAX_REFERENCES: usize = 100_000;
-/// How deep references may bring in trees that hold references.
-const MAX_DEPTH: usize = 32;
 
 /// Resolves every reference in a tree.
 pub(super) fn substitute(node: &Node, env: Environment<'_>, problems: &mut Problems) -> Node {
-    let mut resolver = Resolver { env, problems, references: 0, depth: 0 };
+    let mut resolver = Resolver { env, problems, references: 0, level: 0 };
     resolver.walk(node, "")
 }
 
@@ -26,7 +26,7 @@ struct Resolver<'e, 'p> {
     env: Environment<'e>,
     problems: &'p mut Problems,
     references: usize,
-    depth: usize,
+    level: usize,
 }
 
 /// What a reference stands for.
@@ -39,18 +39,27 @@ struct Resolved {
 impl Resolver<'_, '_> {
     fn walk(&mut self, node: &Node, path: &str) -> Node {
         match &node.value {
+            Value::Seq(_) | Value::Map(_) if self.level > MAX_DEPTH => {
+                let message = format!("references make it nested deeper than {MAX_DEPTH} levels");
+                let help = "does a file refer to itself?".to_owned();
+                self.problems.error_at(node, path, message, Some(help));
+                node.with(Value::Null)
+            }
             Value::Seq(items) => {
+                self.level += 1;
                 let items = items.iter().enumerate();
                 let walked = items.map(|(index, item)| self.walk(item, &join_index(path, index)));
                 let walked = walked.collect();
+                self.level -= 1;
                 node.with(Value::Seq(walked))
             }
             Value::Map(entries) => {
-                let walked = entries.iter().map(|entry| {
-                    let value = self.walk(&entry.value, &join_key(path, &entry.key));
-                    Entry { value, ..entry.clone() }
-                });
+                self.level += 1;
+                let walked = entries
+                    .iter()
+                    .map(|entry| entry.with(self.walk(&entry.value, &join_key(path, &entry.key))));
                 let walked = walked.collect();
+                self.level -= 1;
                 node.with(Value::Map(walked))
             }
             Value::Str(text) if text.contains('$') => self.scalar(node, text.clone(), path),
@@ -86,7 +95,7 @@ impl Resolver<'_, '_> {
             match resolved.node.value {
                 Value::Str(_) => (text, whole) = (resolved.text, true),
                 Value::Seq(_) | Value::Map(_) => {
-                    let mut tree = self.deeper(&resolved.node, path);
+                    let mut tree = self.walk(&resolved.node, path);
                     tree.text = Some(resolved.text.replace("$$", "$"));
                     return tree;
                 }
@@ -100,18 +109,6 @@ impl Resolver<'_, '_> {
         let message = format!("still has references after {MAX_ROUNDS} rounds");
         self.problems.error_at(node, path, message, Some("does a value refer to itself?".to_owned()));
         node.with(Value::Null)
-    }
-
-    fn deeper(&mut self, node: &Node, path: &str) -> Node {
-        if self.depth >= MAX_DEPTH {
-            let message = format!("references nested deeper than {MAX_DEPTH} levels");
-            self.problems.error_at(node, path, message, Some("does a file refer to itself?".to_owned()));
-            return node.with(Value::Null);
-        }
-        self.depth += 1;
-        let walked = self.walk(node, path);
-        self.depth -= 1;
-        walked
     }
 
     /// What `${…}` stands for; `None` once a problem is reported.

@@ -10,7 +10,7 @@ pub enum JsonError {
     Malformed {
         /// Where in the text, from 1.
         line: usize,
-        /// Where in the line, in bytes from 1; the end of the offending value.
+        /// Where in the line, in bytes from 1: the end of the offending scalar, the start of another value.
         column: usize,
         /// The keys and indices that lead there, such as `resourceSpans[0].resource`; empty at the top.
         path: String,

@@ -9,8 +9,12 @@
 //! Invariant: what [`to_protobuf`] returns is protobuf that decodes to what the text says.
 
 mod error;
+#[cfg(test)]
+mod properties;
 mod read;
 mod scalar;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use bytes::Bytes;

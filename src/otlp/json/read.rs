@@ -89,7 +89,8 @@ impl State {
             Some(Stop::Fault(fault)) => fault,
             None => syntax(error),
         };
-        let (line, column) = (error.line(), error.column());
+        // serde counts columns from 0 where a value is missing.
+        let (line, column) = (error.line(), error.column().max(1));
         JsonError::Malformed { line, column, path: path_text(&self.path), fault }
     }
 
@@ -144,6 +145,10 @@ fn is_default(raw: Raw<'_>) -> bool {
 }
 
 fn syntax(error: &serde_json::Error) -> Fault {
+    if error.is_data() {
+        // Only the outermost value leaves its type to serde, whose text would repeat the value.
+        return Fault::WrongType { expected: AN_OBJECT, found: "another value" };
+    }
     let mut detail = error.to_string();
     if let Some(place) = detail.rfind(" at line ") {
         detail.truncate(place);

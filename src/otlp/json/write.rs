@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use super::scalar::{write_base64, write_hex};
 use crate::otlp::Limits;
-use crate::otlp::protobuf::{Fields, Raw, read_varint};
+use crate::otlp::protobuf::{Fields, Raw};
 use crate::otlp::schema::{Field, Kind, Message, Presence};
+use crate::wire::Reader;
 
 /// Appends `bytes`, a message of this type, as a JSON object.
 pub(super) fn message(message: &'static Message, bytes: &[u8], out: &mut Vec<u8>) {
@@ -141,19 +142,13 @@ fn write_array(field: &Field, group: &[Occurrence<'_>], depth: usize, out: &mut 
     any
 }
 
-fn unpacked(kind: Kind, mut packed: &[u8]) -> impl Iterator<Item = Raw<'static>> {
+fn unpacked<'a>(kind: Kind, packed: &'a [u8]) -> impl Iterator<Item = Raw<'static>> + use<'a> {
+    let mut values = Reader::new(packed);
     std::iter::from_fn(move || match kind {
-        Kind::Fixed64 | Kind::Sfixed64 | Kind::Double => {
-            let (value, rest) = packed.split_first_chunk()?;
-            packed = rest;
-            Some(Raw::Fixed64(u64::from_le_bytes(*value)))
-        }
-        Kind::Fixed32 => {
-            let (value, rest) = packed.split_first_chunk()?;
-            packed = rest;
-            Some(Raw::Fixed32(u32::from_le_bytes(*value)))
-        }
-        _ => read_varint(&mut packed).ok().map(Raw::Varint),
+        _ if values.is_at_end() => None,
+        Kind::Fixed64 | Kind::Sfixed64 | Kind::Double => values.fixed64().ok().map(Raw::Fixed64),
+        Kind::Fixed32 => values.fixed32().ok().map(Raw::Fixed32),
+        _ => values.varint().ok().map(Raw::Varint),
     })
 }
 

@@ -5,6 +5,8 @@
 //! Reading a status never fails: the answer of a broken server is an error all the same.
 
 mod duration;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

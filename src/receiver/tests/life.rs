@@ -79,9 +79,11 @@ async fn stop_accepting_closes_the_ports_and_leaves_connections() {
     let server = start(defaults(), accepts()).await;
     let mut client = server.h2(server.grpc()).await;
     assert_eq!(client.grpc(Signal::Traces, &[], framed(false, b"")).await.code(), 0);
-    server.receiver.stop_accepting();
-    let refused = async { while TcpStream::connect(server.grpc()).await.is_ok() {} };
-    tokio::time::timeout(PATIENCE, refused).await.unwrap();
+    server.receiver.stop_accepting().await;
+    for address in [server.grpc(), server.http()] {
+        assert!(TcpStream::connect(address).await.is_err());
+        drop(std::net::TcpListener::bind(address).expect("the port is free"));
+    }
     assert_eq!(client.grpc(Signal::Traces, &[], framed(false, b"")).await.code(), 0);
     drop(client);
     server.stop().await;
@@ -171,12 +173,12 @@ async fn a_port_that_is_taken_is_named() {
     let endpoint = taken.local_addr().unwrap().to_string();
     let config: Otlp =
         serde_json::from_value(json!({"protocols": {"grpc": {"endpoint": endpoint}}})).unwrap();
-    let error = Receiver::bind(&config).await.unwrap_err();
+    let error = Receiver::bind(&config, &mut crate::receiver::Sockets::default()).await.unwrap_err();
     assert!(error.to_string().starts_with(&format!("cannot listen on {endpoint}: ")), "{error}");
     for endpoint in ["localhost:0", ":0", "[::1]:0"] {
         let config: Otlp =
             serde_json::from_value(json!({"protocols": {"grpc": {"endpoint": endpoint}}})).unwrap();
-        if let Err(error) = Receiver::bind(&config).await {
+        if let Err(error) = Receiver::bind(&config, &mut crate::receiver::Sockets::default()).await {
             assert!(endpoint.starts_with('['), "{endpoint}: {error}");
         }
     }

@@ -9,7 +9,6 @@ mod windows;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -95,7 +94,7 @@ async fn start_with(config: Value, admit: Admit, accept: Accept) -> Server {
     }
     let config: Otlp = serde_json::from_value(json!({"protocols": protocols})).unwrap();
     assert_eq!(config.check(), [], "the configuration of the test is sound");
-    let bound = Receiver::bind(&config).await.unwrap();
+    let bound = Receiver::bind(&config, &mut crate::receiver::Sockets::default()).await.unwrap();
     let scope = Scope::root("test");
     let workers = Workers::start(2).unwrap();
     let metrics = Metrics::default();

@@ -3,13 +3,20 @@
 //! Keys and defaults are the Collector's; numbers of milliseconds are the declarative
 //! configuration's, which has no durations.
 
+mod resource;
+
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use resource::{BadResource, Resource};
+
+use crate::yaml::{Node, Problems, join_index};
 
 /// Logs, metrics and traces of the collector itself.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -26,18 +33,42 @@ pub struct Telemetry {
 }
 
 /// How much is logged: this level and all graver ones.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     /// Per request.
+    #[serde(alias = "DEBUG")]
     Debug,
     /// Lifecycle and reloads.
     #[default]
+    #[serde(alias = "INFO")]
     Info,
     /// Something went wrong and the collector coped.
+    #[serde(alias = "WARN")]
     Warn,
     /// A human must act.
+    #[serde(alias = "ERROR")]
     Error,
+}
+
+/// The Collector takes capitals too, and its documentation writes them.
+impl JsonSchema for LogLevel {
+    fn schema_name() -> Cow<'static, str> {
+        "LogLevel".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "How much is logged: this level and all graver ones.",
+            "oneOf": [
+                { "type": "string", "const": "debug", "description": "Per request." },
+                { "type": "string", "const": "info", "description": "Lifecycle and reloads." },
+                { "type": "string", "const": "warn", "description": "What went wrong and was coped with." },
+                { "type": "string", "const": "error", "description": "A human must act." },
+                { "type": "string", "enum": ["DEBUG", "INFO", "WARN", "ERROR"] },
+            ],
+        })
+    }
 }
 
 /// The form of a log line.
@@ -117,7 +148,7 @@ impl Default for LogSampling {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// Nothing; readers are not started.
+    /// Nothing at all.
     None,
     /// The same as `normal`.
     Basic,
@@ -174,6 +205,8 @@ pub struct Pull {
 #[serde(deny_unknown_fields, default)]
 pub struct PullExporter {
     /// Prometheus text on `/metrics`.
+    #[serde(alias = "prometheus/development")]
+    #[schemars(extend("x-aliases" = ["prometheus/development"]))]
     pub prometheus: Prometheus,
 }
 
@@ -254,6 +287,9 @@ pub enum OtlpProtocol {
     #[default]
     #[serde(rename = "grpc")]
     Grpc,
+    /// OTLP/HTTP with protobuf bodies.
+    #[serde(rename = "http/protobuf")]
+    Http,
 }
 
 /// An OTLP destination of own telemetry. It must not be a receiver of this very collector.
@@ -262,7 +298,8 @@ pub enum OtlpProtocol {
 pub struct OtlpPush {
     /// How requests are framed. Default: `grpc`.
     pub protocol: OtlpProtocol,
-    /// A URL such as `http://localhost:4317`; without a scheme TLS is used unless `insecure`.
+    /// A URL such as `http://localhost:4317`; without a scheme TLS is used unless `insecure`. With
+    /// `http/protobuf`, a URL without path gets that of the signal, such as `/v1/metrics`.
     /// Default: `http://localhost:4317`.
     pub endpoint: String,
     /// Speaks without TLS to an endpoint that names no scheme. Default: false.
@@ -302,6 +339,7 @@ pub struct Header {
     /// Its name.
     pub name: String,
     /// Its value. Default: empty.
+    #[schemars(extend("x-secret" = true))]
     pub value: String,
 }
 
@@ -382,104 +420,52 @@ impl Default for TraceIdRatio {
     }
 }
 
-/// What the collector says it is: keys with values, where null removes one of the automatic ones
-/// (`service.name`, `service.version`, `service.instance.id`); or `attributes`, a list of `name` and
-/// `value`, with an optional `schema_url`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(transparent)]
-pub struct Resource(pub BTreeMap<String, Value>);
-
-/// A resource entry that is neither form.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadResource {
-    /// An attribute's value is a map or a list.
-    #[error("resource attribute `{0}` must be a string, a number or a boolean")]
-    Value(String),
-    /// An entry of the `attributes` list.
-    #[error("resource.attributes[{0}] must have `name` and `value`")]
-    Entry(usize),
-}
-
-impl Resource {
-    /// The attributes in either form; `None` removes an automatic one.
-    ///
-    /// # Errors
-    /// [`BadResource`]: the file is refused.
-    pub fn attributes(&self) -> Result<Vec<(String, Option<String>)>, BadResource> {
-        let mut attributes = Vec::new();
-        for (key, value) in &self.0 {
-            match (key.as_str(), value) {
-                ("attributes", Value::Array(entries)) => {
-                    for (i, entry) in entries.iter().enumerate() {
-                        let name = entry.get("name").and_then(Value::as_str);
-                        let name = name.ok_or(BadResource::Entry(i))?;
-                        let value = entry.get("value").ok_or(BadResource::Entry(i))?;
-                        attributes.push((name.to_owned(), scalar(name, value)?));
-                    }
-                }
-                ("schema_url", _) => {}
-                (key, value) => attributes.push((key.to_owned(), scalar(key, value)?)),
+impl Telemetry {
+    /// Reports what the types do not rule out. `path` is where `node`, this section, stands in the file.
+    pub fn check(&self, node: &Node, path: &str, problems: &mut Problems) {
+        let mut error = |at: &str, message: &str| {
+            let place = node.at(at).unwrap_or(node);
+            problems.error_at(place, &format!("{path}.{at}"), message, None);
+        };
+        if self.metrics.level != Level::None && self.metrics.readers.is_empty() {
+            error("metrics.readers", "a level other than `none` needs a reader");
+        }
+        for (i, reader) in self.metrics.readers.iter().enumerate() {
+            if reader.pull.is_some() == reader.periodic.is_some() {
+                error(&join_index("metrics.readers", i), "a reader is either `pull` or `periodic`");
             }
         }
-        Ok(attributes)
+        for (i, processor) in self.traces.processors.iter().enumerate() {
+            let batch = &processor.batch;
+            if batch.max_export_batch_size > batch.max_queue_size {
+                let at = format!("traces.processors[{i}].batch.max_export_batch_size");
+                error(&at, "must not be above max_queue_size");
+            }
+        }
+        if self.logs.sampling.enabled && self.logs.sampling.tick.is_zero() {
+            error("logs.sampling.tick", "must be above 0");
+        }
+        if let Err(bad) = self.resource.attributes() {
+            error("resource", &bad.to_string());
+        }
+        if self.metrics.address.is_some() {
+            let place = node.at("metrics.address").unwrap_or(node);
+            let help = "set host and port of metrics.readers[].pull.exporter.prometheus".to_owned();
+            let path = format!("{path}.metrics.address");
+            problems.warning_at(place, &path, "is not used", Some(help));
+        }
     }
 }
 
-fn scalar(key: &str, value: &Value) -> Result<Option<String>, BadResource> {
-    match value {
-        Value::Null => Ok(None),
-        Value::String(text) => Ok(Some(text.clone())),
-        Value::Bool(_) | Value::Number(_) => Ok(Some(value.to_string())),
-        Value::Array(_) | Value::Object(_) => Err(BadResource::Value(key.to_owned())),
+impl Metrics {
+    /// The readers to start: none at level `none`.
+    pub fn active_readers(&self) -> &[Reader] {
+        match self.level {
+            Level::None => &[],
+            _ => &self.readers,
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_resource_is_a_map_or_a_list() {
-        let check = |json: &str, expected: Result<Vec<(&str, Option<&str>)>, BadResource>| {
-            let resource: Resource = serde_json::from_str(json).unwrap();
-            let expected = expected.map(|pairs| {
-                let own = |(k, v): (&str, Option<&str>)| (k.to_owned(), v.map(str::to_owned));
-                pairs.into_iter().map(own).collect::<Vec<_>>()
-            });
-            assert_eq!(resource.attributes(), expected, "{json}");
-        };
-        check("{}", Ok(vec![]));
-        check(r#"{"service.name":"x","n":1}"#, Ok(vec![("n", Some("1")), ("service.name", Some("x"))]));
-        check(r#"{"service.instance.id":null}"#, Ok(vec![("service.instance.id", None)]));
-        check(
-            r#"{"schema_url":"u","attributes":[{"name":"a","value":"b","type":"string"}]}"#,
-            Ok(vec![("a", Some("b"))]),
-        );
-        check(r#"{"attributes":[{"value":"b"}]}"#, Err(BadResource::Entry(0)));
-        check(r#"{"a":[1]}"#, Err(BadResource::Value("a".into())));
-    }
-
-    #[test]
-    fn a_collectors_telemetry_section_is_read() {
-        let json = r#"{
-            "logs": {"level": "warn", "encoding": "json", "initial_fields": {"pod": "p"}},
-            "metrics": {"level": "detailed", "address": ":8888", "readers": [
-                {"pull": {"exporter": {"prometheus": {"host": "0.0.0.0", "port": 8888, "without_units": false}}}},
-                {"periodic": {"interval": 1000, "exporter": {"otlp": {"protocol": "grpc", "endpoint": "http://a:4317",
-                    "headers": [{"name": "k", "value": "v"}]}}}}]},
-            "traces": {"processors": [{"batch": {"exporter": {"otlp": {"protocol": "grpc", "endpoint": "http://a:4317"}}}}]},
-            "resource": {"service.name": "gate"}
-        }"#;
-        let read: Telemetry = serde_json::from_str(json).unwrap();
-        assert_eq!((read.logs.level, read.metrics.readers.len()), (LogLevel::Warn, 2));
-        assert_eq!(read.metrics.readers[1].periodic.as_ref().map(|p| p.interval), Some(1000));
-    }
-
-    #[test]
-    fn without_keys_metrics_are_on_loopback_8888() {
-        let read: Telemetry = serde_json::from_str("{}").unwrap();
-        let prometheus = &read.metrics.readers[0].pull.as_ref().unwrap().exporter.prometheus;
-        assert_eq!((prometheus.host.as_str(), prometheus.port), ("localhost", 8888));
-        assert_eq!(read.traces.processors, []);
-    }
-}
+mod tests;

@@ -1,0 +1,158 @@
+//! Reads every counter into [`Families`], in the order in which people look for them.
+//!
+//! Components show zeros from the start; tenants show what they have, so that a thousand quiet tenants
+//! do not cost forty thousand lines.
+
+use std::borrow::Cow;
+use std::sync::PoisonError;
+
+use super::families::{Families, Point, Value};
+use super::metrics::Counter;
+use super::{Inner, catalog, text, usage};
+use crate::otlp::Signal;
+use crate::outcome::{Account, Books, DroppedReason, RefusedReason};
+
+/// A reading of everything.
+pub(super) fn read(inner: &Inner) -> Families {
+    let mut families = Families::default();
+    target(inner, &mut families);
+    receivers(inner, &mut families);
+    processors(inner, &mut families);
+    exporters(inner, &mut families);
+    resources_used(inner, &mut families);
+    tenants(inner, &mut families);
+    inner.sampling.read(&mut families);
+    inner.policies.read(&mut families);
+    program(inner, &mut families);
+    families
+}
+
+fn target(inner: &Inner, families: &mut Families) {
+    let label = |(key, value): &(String, String)| (Cow::Owned(text::label_name(key)), value.clone());
+    let labels = inner.resource.attributes().iter().map(label).collect();
+    families.add_point(&catalog::TARGET_INFO, Point { labels, value: Value::Int(1) });
+}
+
+fn receivers(inner: &Inner, families: &mut Families) {
+    for ((id, transport), metrics) in inner.receivers.all() {
+        let labels = [id.as_str(), transport];
+        families.add_per_signal(&catalog::RECEIVER_ACCEPTED, &labels, &metrics.accepted);
+        families.add_per_signal(&catalog::RECEIVER_REFUSED, &labels, &metrics.refused);
+        let outcomes = [
+            ("success", "accepted", &metrics.requests_accepted),
+            ("refused", "refused", &metrics.requests_refused),
+            ("failure", "malformed", &metrics.requests_malformed),
+        ];
+        for (collectors, ours, counter) in outcomes {
+            families.add(&catalog::RECEIVER_REQUESTS, &[&id, transport, collectors], counter.get());
+            families.add(&catalog::RECEIVER_REQUEST_COUNT, &[&id, transport, ours], counter.get());
+        }
+        families.add(&catalog::RECEIVER_REQUEST_BYTES, &labels, metrics.request_bytes.get());
+        families.add(&catalog::RECEIVER_CONNECTIONS, &labels, metrics.connections.get());
+        families.add(&catalog::RECEIVER_CONNECTIONS_REFUSED, &labels, metrics.connections_refused.get());
+    }
+    for (signal, counter) in inner.requests_normalised.iter() {
+        families.add(&catalog::REQUESTS_NORMALISED, &[signal.as_str()], counter.get());
+    }
+}
+
+fn processors(inner: &Inner, families: &mut Families) {
+    for (id, metrics) in inner.processors.all() {
+        for signal in Signal::ALL {
+            let labels = [id.as_str(), signal.as_str()];
+            families.add(&catalog::PROCESSOR_INCOMING, &labels, metrics.incoming[signal].get());
+            families.add(&catalog::PROCESSOR_OUTGOING, &labels, metrics.outgoing[signal].get());
+        }
+    }
+    for (id, metrics) in inner.samplers.all() {
+        for ((signal, policy, sampled), counter) in metrics.all() {
+            let definition = match signal {
+                Signal::Traces => &catalog::SAMPLER_TRACES,
+                _ => &catalog::SAMPLER_LOGS,
+            };
+            let sampled = if sampled { "true" } else { "false" };
+            families.add(definition, &[&id, &policy, sampled], counter.get());
+        }
+    }
+    for (id, metrics) in inner.memory_limiters.all() {
+        families.add_per_signal(&catalog::MEMORY_LIMITER_ACCEPTED, &[&id], &metrics.accepted);
+        families.add_per_signal(&catalog::MEMORY_LIMITER_REFUSED, &[&id], &metrics.refused);
+    }
+}
+
+fn exporters(inner: &Inner, families: &mut Families) {
+    for (id, metrics) in inner.exporters.all() {
+        let id = id.as_str();
+        families.add_per_signal(&catalog::EXPORTER_SENT, &[id], &metrics.sent);
+        families.add_per_signal(&catalog::EXPORTER_SEND_FAILED, &[id], &metrics.send_failed);
+        families.add_per_signal(&catalog::EXPORTER_ENQUEUE_FAILED, &[id], &metrics.enqueue_failed);
+        families.add(&catalog::EXPORTER_QUEUE_SIZE, &[id, "all"], metrics.queue_size.get());
+        families.add(&catalog::EXPORTER_QUEUE_CAPACITY, &[id, "all"], metrics.queue_capacity.get());
+        families.add(&catalog::EXPORTER_IN_FLIGHT, &[id], metrics.in_flight.get());
+        families.add(&catalog::EXPORTER_RETRIES, &[id], metrics.retries.get());
+        families.add(&catalog::EXPORTER_SENT_BYTES, &[id], metrics.sent_bytes.get());
+        families.add(&catalog::EXPORTER_QUEUE_BYTES, &[id], metrics.queue_bytes.get());
+        families.add(&catalog::EXPORTER_QUEUE_CAPACITY_BYTES, &[id], metrics.queue_capacity_bytes.get());
+    }
+}
+
+fn resources_used(inner: &Inner, families: &mut Families) {
+    families.add(&catalog::UPTIME, &[], inner.started.elapsed().as_secs_f64());
+    if let Some(usage) = usage::Usage::read() {
+        families.add(&catalog::CPU_SECONDS, &[], usage.cpu_seconds);
+        families.add(&catalog::MEMORY_RSS, &[], usage.resident);
+        families.add(&catalog::HEAP_ALLOC, &[], usage.anonymous);
+        families.add(&catalog::SYS_MEMORY, &[], usage.data_segment);
+    }
+}
+
+fn tenants(inner: &Inner, families: &mut Families) {
+    let accounts = inner.ledger.accounts();
+    families.add(&catalog::TENANTS, &[], accounts.len() as u64);
+    for account in &accounts {
+        tenant(account, families);
+    }
+}
+
+fn tenant(account: &Account, families: &mut Families) {
+    let tenant = account.label().as_str();
+    let mut queue_bytes = 0;
+    for signal in Signal::ALL {
+        let books = account.signal(signal).read();
+        if books == Books::default() {
+            continue;
+        }
+        queue_bytes += books.queued_bytes;
+        let labels = [tenant, signal.as_str()];
+        families.add(&catalog::RECEIVED_ITEMS, &labels, books.received);
+        families.add(&catalog::COPIED_ITEMS, &labels, books.copied);
+        families.add(&catalog::SAMPLED_OUT_ITEMS, &labels, books.sampled_out);
+        families.add(&catalog::SENT_ITEMS, &labels, books.sent);
+        families.add(&catalog::QUEUED_ITEMS, &labels, books.queued);
+        for reason in RefusedReason::ALL.iter().filter(|reason| books.refused[**reason as usize] > 0) {
+            let all = [tenant, signal.as_str(), reason.as_str()];
+            families.add(&catalog::REFUSED_ITEMS, &all, books.refused[*reason as usize]);
+        }
+        for reason in DroppedReason::ALL.iter().filter(|reason| books.dropped[**reason as usize] > 0) {
+            let all = [tenant, signal.as_str(), reason.as_str()];
+            families.add(&catalog::DROPPED_ITEMS, &all, books.dropped[*reason as usize]);
+        }
+    }
+    families.add(&catalog::TENANT_QUEUE_BYTES, &[tenant], queue_bytes);
+}
+
+fn program(inner: &Inner, families: &mut Families) {
+    families.add(&catalog::READY, &[], inner.ready.get());
+    families.add(&catalog::WORKERS, &[], inner.workers.get());
+    if let Some(tasks) = &*inner.tasks.read().unwrap_or_else(PoisonError::into_inner) {
+        families.add(&catalog::TASKS_ALIVE, &[], tasks.alive() as u64);
+        families.add(&catalog::TASKS_ABORTED, &[], tasks.aborted() as u64);
+    }
+    for (component, tls) in inner.tls.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        families.add(&catalog::TLS_RELOAD_FAILURES, &[component], tls.failed_reloads());
+    }
+    let suppressed = inner.log_lines_suppressed.get().map_or(0, Counter::get);
+    families.add(&catalog::LOG_LINES_SUPPRESSED, &[], suppressed);
+    families.add(&catalog::TELEMETRY_PUSHES, &["success"], inner.pushes.get());
+    families.add(&catalog::TELEMETRY_PUSHES, &["failure"], inner.pushes_failed.get());
+}

@@ -1,0 +1,381 @@
+//! The one walk over a request: checks every byte of it and notes where things are.
+//!
+//! Checking and locating are fused because the bytes are then touched once; a separate check costs
+//! more than the rest together. What nobody looks into goes to `check.rs`. No recursion here: the
+//! levels down to the items are fixed.
+
+use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+use opentelemetry_proto::tonic::metrics::v1::{Metric, ResourceMetrics, ScopeMetrics};
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
+
+use super::check::{Tally, numbers, skip_unknown};
+use super::index::{Extent, Framed, Index, ItemAt, LogAt, MetricAt, ResourceAt, ScopeAt, SpanAt};
+use super::keys::{self, FIRST, SCHEMA_URL, SECOND};
+use super::shapes::{self, Points, points_of};
+use super::{Limits, Malformed, Signal};
+use crate::wire::{Flaw, Reader};
+
+/// A walk under way.
+pub(super) struct Walk<'i, 'b> {
+    index: &'i mut Index,
+    bytes: &'b [u8],
+    tally: Tally,
+    budget: usize,
+    depth: usize,
+}
+
+impl<'i, 'b> Walk<'i, 'b> {
+    /// A walk over `bytes`, shorter than 4 GiB, that fills the empty `index`.
+    pub(super) fn new(index: &'i mut Index, bytes: &'b [u8], limits: &Limits) -> Self {
+        let depth = limits.max_depth.clamp(16, Limits::MAX_DEPTH);
+        // Strings and numbers together are never longer than the request.
+        let tally = Tally { cost: bytes.len(), odd: false };
+        Self { index, bytes, tally, budget: limits.decoded_budget, depth }
+    }
+
+    /// Walks all of it.
+    ///
+    /// # Errors
+    /// [`Malformed`], with the index left half filled.
+    pub(super) fn request(mut self, signal: Signal) -> Result<Tally, Malformed> {
+        let mut reader = Reader::new(self.bytes);
+        loop {
+            let outer = reader.at();
+            match reader.key()? {
+                None => break,
+                Some(FIRST) => {
+                    let frame = frame(0, outer, &mut reader)?;
+                    self.resource(signal, frame)?;
+                }
+                Some(key) => {
+                    skip_unknown(&mut reader, key, numbers(&[1]), self.depth)?;
+                    add_rest(&mut self.index.request_rests, 0, extent(outer, reader.at()));
+                }
+            }
+        }
+        self.check_budget()?;
+        Ok(self.tally)
+    }
+
+    fn check_budget(&self) -> Result<(), Malformed> {
+        if self.tally.cost > self.budget { Err(Malformed::Budget { limit: self.budget }) } else { Ok(()) }
+    }
+
+    fn body(&self, frame: Framed) -> &'b [u8] {
+        self.bytes.get(frame.body as usize..frame.end as usize).unwrap_or_default()
+    }
+
+    fn resource(&mut self, signal: Signal, at: Framed) -> Result<(), Malformed> {
+        self.tally.cost += match signal {
+            Signal::Traces => size_of::<ResourceSpans>(),
+            Signal::Metrics => size_of::<ResourceMetrics>(),
+            Signal::Logs => size_of::<ResourceLogs>(),
+        };
+        self.check_budget()?;
+        let (scopes, items) = (self.index.scopes.len(), self.index.items.len());
+        let rests = self.index.resource_rests.len();
+        // The first that may still grow: nothing merges with the `Resource`.
+        let mut mergeable = rests;
+        let mut resource = None;
+        let mut reader = Reader::new(self.body(at));
+        loop {
+            let outer = reader.at();
+            match reader.key()? {
+                None => break,
+                Some(SECOND) => {
+                    let frame = frame(at.body, outer, &mut reader)?;
+                    self.scope(signal, frame)?;
+                    continue;
+                }
+                Some(FIRST) => {
+                    let message = frame(at.body, outer, &mut reader)?;
+                    self.tally.message(self.body(message), &shapes::RESOURCE, self.depth - 2)?;
+                    self.tally.odd |= resource.replace(message).is_some();
+                    self.index.resource_rests.push(message.extent());
+                    mergeable = self.index.resource_rests.len();
+                    continue;
+                }
+                Some(SCHEMA_URL) => drop(reader.text()?),
+                Some(key) => skip_unknown(&mut reader, key, numbers(&[1, 2, 3]), self.depth - 1)?,
+            }
+            let range = extent(at.body as usize + outer, at.body as usize + reader.at());
+            add_rest(&mut self.index.resource_rests, mergeable, range);
+        }
+        self.index.resources.push(ResourceAt {
+            frame: at,
+            resource,
+            scopes: range(scopes, self.index.scopes.len()),
+            items: range(items, self.index.items.len()),
+            rests: range(rests, self.index.resource_rests.len()),
+        });
+        Ok(())
+    }
+
+    fn scope(&mut self, signal: Signal, at: Framed) -> Result<(), Malformed> {
+        self.tally.cost += match signal {
+            Signal::Traces => size_of::<ScopeSpans>(),
+            Signal::Metrics => size_of::<ScopeMetrics>(),
+            Signal::Logs => size_of::<ScopeLogs>(),
+        };
+        self.check_budget()?;
+        let (metrics, items) = (self.index.metrics.len(), self.index.items.len());
+        let rests = self.index.scope_rests.len();
+        let mut scope = ScopeAt { frame: at, ..ScopeAt::default() };
+        let mut scopes_seen = 0;
+        let mut reader = Reader::new(self.body(at));
+        loop {
+            let outer = reader.at();
+            match reader.key()? {
+                None => break,
+                Some(SECOND) => {
+                    let frame = frame(at.body, outer, &mut reader)?;
+                    match signal {
+                        Signal::Traces => self.span(frame)?,
+                        Signal::Metrics => self.metric(frame)?,
+                        Signal::Logs => self.log(frame)?,
+                    }
+                    self.check_budget()?;
+                    continue;
+                }
+                Some(FIRST) => {
+                    scopes_seen += 1;
+                    let message = frame(at.body, outer, &mut reader)?;
+                    self.instrumentation_scope(message, &mut scope)?;
+                }
+                Some(SCHEMA_URL) => drop(reader.text()?),
+                Some(key) => skip_unknown(&mut reader, key, numbers(&[1, 2, 3]), self.depth - 2)?,
+            }
+            let range = extent(at.body as usize + outer, at.body as usize + reader.at());
+            add_rest(&mut self.index.scope_rests, rests, range);
+        }
+        self.tally.odd |= scopes_seen > 1;
+        scope.metrics = range(metrics, self.index.metrics.len());
+        scope.items = range(items, self.index.items.len());
+        scope.rests = range(rests, self.index.scope_rests.len());
+        self.index.scopes.push(scope);
+        Ok(())
+    }
+
+    fn instrumentation_scope(&mut self, at: Framed, scope: &mut ScopeAt) -> Result<(), Flaw> {
+        let mut reader = Reader::new(self.body(at));
+        while let Some(field) = reader.key()? {
+            match field {
+                keys::scope::NAME => scope.name = text(at.body, &mut reader)?,
+                keys::scope::VERSION => scope.version = text(at.body, &mut reader)?,
+                keys::scope::ATTRIBUTE => self.tally.attribute(reader.bytes()?, self.depth - 4)?,
+                keys::scope::DROPPED => drop(reader.varint()?),
+                _ => skip_unknown(&mut reader, field, numbers(&[1, 2, 3, 4]), self.depth - 3)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn item(&mut self, frame: Framed, parent: usize, attributes: usize) {
+        // The resource and, for spans and logs, the scope are pushed after their items.
+        let resource = self.index.resources.len() as u32;
+        self.index.items.push(ItemAt {
+            frame,
+            resource,
+            parent: parent as u32,
+            attributes: attributes as u32,
+        });
+    }
+
+    fn span(&mut self, at: Framed) -> Result<(), Flaw> {
+        const KNOWN: u32 = (1 << 17) - 2; // 1 to 16
+        let mut span = SpanAt::default();
+        let mut reader = Reader::new(self.body(at));
+        let mut attributes = None;
+        loop {
+            let field = reader.at();
+            match reader.key()? {
+                None => break,
+                Some(keys::span::ATTRIBUTE) => {
+                    attributes.get_or_insert(field);
+                    self.tally.attribute(reader.bytes()?, self.depth - 4)?;
+                }
+                Some(keys::span::TRACE_ID) => span.trace_id = reader.bytes()?.try_into().ok(),
+                Some(keys::span::SPAN_ID) => span.span_id = reader.bytes()?.try_into().ok(),
+                Some(keys::span::TRACE_STATE) => span.trace_state = text(at.body, &mut reader)?,
+                Some(keys::span::PARENT_SPAN_ID) => span.has_parent = is_id(reader.bytes()?),
+                Some(keys::span::NAME) => span.name = text(at.body, &mut reader)?,
+                Some(keys::span::KIND) => span.kind = reader.varint()? as i32,
+                Some(keys::span::START) => span.start_unix_nano = reader.fixed64()?,
+                Some(keys::span::END) => span.end_unix_nano = reader.fixed64()?,
+                Some(keys::span::EVENT) => {
+                    self.tally.message(reader.bytes()?, &shapes::EVENT, self.depth - 4)?;
+                }
+                Some(keys::span::LINK) => {
+                    self.tally.message(reader.bytes()?, &shapes::LINK, self.depth - 4)?;
+                }
+                Some(keys::span::STATUS) => self.status(reader.bytes()?, &mut span.status)?,
+                Some(keys::span::FLAGS) => span.flags = reader.fixed32()?,
+                Some(
+                    keys::span::DROPPED_ATTRIBUTES | keys::span::DROPPED_EVENTS | keys::span::DROPPED_LINKS,
+                ) => drop(reader.varint()?),
+                Some(key) => skip_unknown(&mut reader, key, KNOWN, self.depth - 3)?,
+            }
+        }
+        self.tally.cost += size_of::<Span>();
+        self.item(at, self.index.scopes.len(), attributes.unwrap_or(reader.at()));
+        self.index.spans.push(span);
+        Ok(())
+    }
+
+    /// A repeated status merges: the last code there is counts.
+    fn status(&mut self, message: &[u8], code: &mut i32) -> Result<(), Flaw> {
+        let mut reader = Reader::new(message);
+        while let Some(field) = reader.key()? {
+            match field {
+                keys::status::MESSAGE => drop(reader.text()?),
+                keys::status::CODE => *code = reader.varint()? as i32,
+                _ => skip_unknown(&mut reader, field, numbers(&[2, 3]), self.depth - 4)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn log(&mut self, at: Framed) -> Result<(), Flaw> {
+        const KNOWN: u32 = numbers(&[1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12]);
+        let mut log = LogAt::default();
+        let mut reader = Reader::new(self.body(at));
+        let mut attributes = None;
+        loop {
+            let field = reader.at();
+            match reader.key()? {
+                None => break,
+                Some(keys::log::ATTRIBUTE) => {
+                    attributes.get_or_insert(field);
+                    self.tally.attribute(reader.bytes()?, self.depth - 4)?;
+                }
+                Some(keys::log::TIME) => log.time_unix_nano = reader.fixed64()?,
+                Some(keys::log::SEVERITY_NUMBER) => log.severity_number = reader.varint()? as i32,
+                Some(keys::log::SEVERITY_TEXT) => log.severity_text = text(at.body, &mut reader)?,
+                Some(keys::log::BODY) => {
+                    let body = frame(at.body, field, &mut reader)?;
+                    self.tally.value(self.body(body), self.depth - 4)?;
+                    let body = Extent { start: body.body, end: body.end };
+                    self.tally.odd |= log.body.replace(body).is_some();
+                }
+                Some(keys::log::DROPPED) => drop(reader.varint()?),
+                Some(keys::log::FLAGS) => log.flags = reader.fixed32()?,
+                Some(keys::log::TRACE_ID) => log.trace_id = reader.bytes()?.try_into().ok(),
+                Some(keys::log::SPAN_ID) => log.span_id = reader.bytes()?.try_into().ok(),
+                Some(keys::log::OBSERVED_TIME) => log.observed_time_unix_nano = reader.fixed64()?,
+                Some(keys::log::EVENT_NAME) => log.event_name = text(at.body, &mut reader)?,
+                Some(key) => skip_unknown(&mut reader, key, KNOWN, self.depth - 3)?,
+            }
+        }
+        self.tally.cost += size_of::<LogRecord>();
+        self.item(at, self.index.scopes.len(), attributes.unwrap_or(reader.at()));
+        self.index.logs.push(log);
+        Ok(())
+    }
+
+    fn metric(&mut self, at: Framed) -> Result<(), Malformed> {
+        self.tally.cost += size_of::<Metric>();
+        let (items, rests) = (self.index.items.len(), self.index.metric_rests.len());
+        let points_rests = self.index.points_rests.len();
+        let scope = self.index.scopes.len() as u32;
+        let mut metric = MetricAt { frame: at, scope, ..MetricAt::default() };
+        let mut reader = Reader::new(self.body(at));
+        loop {
+            let outer = reader.at();
+            match reader.key()? {
+                None => break,
+                Some(field) if let Some(points) = points_of(field) => {
+                    self.tally.odd |= metric.points_key != 0;
+                    metric.points = frame(at.body, outer, &mut reader)?;
+                    metric.points_key = field;
+                    self.points(metric.points, points)?;
+                    continue;
+                }
+                Some(keys::metric::NAME) => metric.name = text(at.body, &mut reader)?,
+                Some(keys::metric::DESCRIPTION | keys::metric::UNIT) => drop(reader.text()?),
+                Some(keys::metric::METADATA) => self.tally.attribute(reader.bytes()?, self.depth - 4)?,
+                Some(key) => {
+                    const KNOWN: u32 = numbers(&[1, 2, 3, 5, 7, 9, 10, 11, 12]);
+                    skip_unknown(&mut reader, key, KNOWN, self.depth - 3)?;
+                }
+            }
+            let range = extent(at.body as usize + outer, at.body as usize + reader.at());
+            add_rest(&mut self.index.metric_rests, rests, range);
+        }
+        metric.items = range(items, self.index.items.len());
+        metric.rests = range(rests, self.index.metric_rests.len());
+        metric.points_rests = range(points_rests, self.index.points_rests.len());
+        self.index.metrics.push(metric);
+        Ok(())
+    }
+
+    /// Walks a gauge, sum, histogram, exponential histogram or summary.
+    fn points(&mut self, at: Framed, points: &Points) -> Result<(), Malformed> {
+        let rests = self.index.points_rests.len();
+        let mut reader = Reader::new(self.body(at));
+        loop {
+            let outer = reader.at();
+            match reader.key()? {
+                None => return Ok(()),
+                Some(FIRST) => {
+                    let point = frame(at.body, outer, &mut reader)?;
+                    self.tally.message(self.body(point), points.shape, self.depth - 5)?;
+                    self.item(point, self.index.metrics.len(), 0);
+                    self.check_budget()?;
+                    continue;
+                }
+                // aggregation_temporality, is_monotonic
+                Some(field @ (keys::metric::TEMPORALITY | keys::metric::IS_MONOTONIC))
+                    if points.known >> (field >> 3) & 1 == 1 =>
+                {
+                    reader.varint()?;
+                }
+                Some(key) => skip_unknown(&mut reader, key, points.known, self.depth - 4)?,
+            }
+            let range = extent(at.body as usize + outer, at.body as usize + reader.at());
+            add_rest(&mut self.index.points_rests, rests, range);
+        }
+    }
+}
+
+/// Whether these bytes name something: not empty, not all zero.
+fn is_id(bytes: &[u8]) -> bool {
+    bytes.iter().any(|byte| *byte != 0)
+}
+
+// Requests are shorter than 4 GiB (`Limits::MAX_BYTES`), so places fit 32 bits.
+
+fn extent(start: usize, end: usize) -> Extent {
+    Extent { start: start as u32, end: end as u32 }
+}
+
+fn range(start: usize, end: usize) -> std::ops::Range<u32> {
+    start as u32..end as u32
+}
+
+/// Reads a length-prefixed field whose key stood at `outer` of a message whose body starts at `base`.
+#[inline(always)]
+fn frame(base: u32, outer: usize, reader: &mut Reader<'_>) -> Result<Framed, Flaw> {
+    let length = reader.bytes()?.len() as u32;
+    let end = base + reader.at() as u32;
+    Ok(Framed { outer: base + outer as u32, body: end - length, end })
+}
+
+/// Reads a string field of a message whose body starts at `base`.
+#[inline(always)]
+fn text(base: u32, reader: &mut Reader<'_>) -> Result<Extent, Flaw> {
+    let length = reader.text()?.len() as u32;
+    let end = base + reader.at() as u32;
+    Ok(Extent { start: end - length, end })
+}
+
+/// Notes a range, together with the one before it if they touch and that is at `mergeable` or later.
+fn add_rest(rests: &mut Vec<Extent>, mergeable: usize, rest: Extent) {
+    if rests.len() > mergeable
+        && let Some(last) = rests.last_mut()
+        && last.end == rest.start
+    {
+        last.end = rest.end;
+    } else {
+        rests.push(rest);
+    }
+}

@@ -1,0 +1,144 @@
+//! From batches to queues: all of a request or nothing of it.
+//!
+//! Room is reserved in every queue concerned before any of them owns a byte. Batches that are let go
+//! on the way, because the client went away, are counted as refused.
+
+use tokio::time::Instant;
+
+use super::Refusal;
+use crate::batch::{Batch, Receipt};
+use crate::exporter::Exporter;
+use crate::outcome::RefusedReason;
+use crate::queue::{QueueFull, Reservation};
+
+/// The batches of one request, by exporter.
+#[derive(Default)]
+pub(super) struct Deliveries {
+    list: Vec<Delivery>,
+}
+
+struct Delivery {
+    exporter: Exporter,
+    batches: Vec<Batch>,
+}
+
+impl Deliveries {
+    /// Every exporter gets every batch; what the second and later ones get is counted as copied.
+    pub(super) fn add(&mut self, exporters: &[Exporter], batches: Vec<Batch>) {
+        let Some((first, others)) = exporters.split_first() else { return };
+        if batches.is_empty() {
+            return;
+        }
+        for exporter in others {
+            let copies = batches.iter().map(Batch::copy).collect();
+            self.list.push(Delivery { exporter: exporter.clone(), batches: copies });
+        }
+        self.list.push(Delivery { exporter: first.clone(), batches });
+    }
+
+    /// Hands every batch to its queue; the number of items destinations rejected, if somebody waits.
+    ///
+    /// # Errors
+    /// A [`Refusal`]; no queue owns anything then, unless the deadline passed while waiting for a
+    /// result, or a destination said no.
+    ///
+    /// # Cancel safety
+    /// Dropped before the queues own the data, all of it is refused; later only the answer is lost.
+    pub(super) async fn deliver(mut self, deadline: Instant) -> Result<u64, Refusal> {
+        let reserved = match self.reserve(deadline).await {
+            Ok(reserved) => reserved,
+            Err(refusal) => {
+                self.refuse(reason(&refusal));
+                return Err(refusal);
+            }
+        };
+        let receipt = self.commit(reserved);
+        match receipt {
+            None => Ok(0),
+            Some(result) => await_result(result, deadline).await,
+        }
+    }
+
+    async fn reserve(&self, deadline: Instant) -> Result<Vec<Reservation>, Refusal> {
+        let mut reserved = Vec::with_capacity(self.list.len());
+        for Delivery { exporter, batches } in &self.list {
+            let room = match exporter.blocks_on_overflow() {
+                true => exporter.queue().reserve_waiting(batches, deadline).await,
+                false => exporter.queue().reserve(batches),
+            };
+            reserved.push(room.map_err(|full| refusal(exporter, &full))?);
+        }
+        Ok(reserved)
+    }
+
+    fn commit(
+        &mut self,
+        reserved: Vec<Reservation>,
+    ) -> Option<tokio::sync::oneshot::Receiver<crate::batch::Result>> {
+        let awaited = self.list.iter().any(|delivery| delivery.exporter.awaits_results());
+        let (receipt, result) = if awaited { Some(Receipt::new()).unzip() } else { (None, None) };
+        for (Delivery { exporter, batches }, room) in self.list.drain(..).zip(reserved) {
+            let receipt = receipt.as_ref().filter(|_| exporter.awaits_results());
+            let batches = match receipt {
+                None => batches,
+                Some(receipt) => {
+                    batches.into_iter().map(|batch| batch.with_receipt(receipt.clone())).collect()
+                }
+            };
+            room.commit(batches);
+        }
+        result
+    }
+
+    /// Ends every batch as refused.
+    pub(super) fn refuse(&mut self, reason: RefusedReason) {
+        for delivery in self.list.drain(..) {
+            delivery.batches.into_iter().for_each(|batch| batch.refused(reason));
+        }
+    }
+}
+
+impl Drop for Deliveries {
+    fn drop(&mut self) {
+        self.refuse(RefusedReason::Cancelled);
+    }
+}
+
+async fn await_result(
+    result: tokio::sync::oneshot::Receiver<crate::batch::Result>,
+    deadline: Instant,
+) -> Result<u64, Refusal> {
+    match tokio::time::timeout_at(deadline, result).await {
+        Err(_late) => Err(Refusal::DeadlineExceeded),
+        // The receipt tells when its last holder goes, whatever becomes of the batches.
+        Ok(Err(_untold)) => Ok(0),
+        Ok(Ok(result)) => match result.failure {
+            Some(failure) => Err(Refusal::Destination(failure)),
+            None => Ok(result.rejected),
+        },
+    }
+}
+
+fn refusal(exporter: &Exporter, full: &QueueFull) -> Refusal {
+    let exporter = exporter.id().to_owned();
+    match full.never_fits {
+        true => Refusal::NeverFits { exporter },
+        false => Refusal::QueueFull { exporter, retry_after: full.retry_after },
+    }
+}
+
+/// Under which reason the items of a refused request are counted.
+pub(super) fn reason(refusal: &Refusal) -> RefusedReason {
+    match refusal {
+        Refusal::QueueFull { .. } => RefusedReason::QueueFull,
+        Refusal::NeverFits { .. } => RefusedReason::TooLarge,
+        Refusal::MemoryPressure { .. } => RefusedReason::Memory,
+        Refusal::ShuttingDown { .. } => RefusedReason::Shutdown,
+        Refusal::Anonymous | Refusal::DuplicateTenantHeader { .. } | Refusal::BadTenant(_) => {
+            RefusedReason::Tenant
+        }
+        Refusal::DeadlineExceeded => RefusedReason::Deadline,
+        Refusal::Destination(_) => RefusedReason::Destination,
+        Refusal::Malformed(_) | Refusal::NoPipeline(_) => RefusedReason::TooLarge,
+    }
+}

@@ -1,0 +1,289 @@
+//! The compiled policies: what every request reads, never changed once made.
+//!
+//! Not here: how a file becomes a plan (`document`, `rule`), how a plan decides (`sampling::rules`).
+//! Invariant: a plan passed every check; one request sees one plan.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
+
+use super::condition::{Condition, ResourceDimension, ResourceTest};
+use super::glob::Glob;
+use super::test_case::TestCase;
+use crate::identity::TenantId;
+use crate::otlp::PerSignal;
+
+/// One revision of the policies, compiled.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// `revision`, as its author wrote it.
+    pub revision: Option<String>,
+    /// SHA-256 of the text, in lower-case hexadecimal digits.
+    pub sha256: String,
+    /// How to find tenant and model, and where to write them.
+    pub enrichment: Enrichment,
+    /// Where a tenant may be named, in the order they are tried.
+    pub claims: Vec<Claim>,
+    /// What becomes of data nobody claims.
+    pub anonymous: Anonymous,
+    /// The rules, in order.
+    pub rules: Vec<Rule>,
+    /// The tests of resources, as the rules' conditions number them.
+    pub resource_tests: Vec<ResourceTest>,
+    /// The embedded tests.
+    pub tests: Vec<TestCase>,
+    pub(super) blocks: Blocks,
+    pub(super) default_label: Arc<str>,
+}
+
+impl Plan {
+    /// What holds for a tenant.
+    pub fn block(&self, tenant: &str) -> &Block {
+        let blocks = &self.blocks;
+        let by_glob = || blocks.globs.iter().find(|(glob, _)| glob.matches(tenant)).map(|(_, block)| block);
+        blocks.exact.get(tenant).or_else(by_glob).unwrap_or(&blocks.fallback)
+    }
+
+    /// What holds for a tenant of a tier that has no entry of its own.
+    pub fn tier_block(&self, tier: &str) -> &Block {
+        self.blocks.tiers.get(tier).unwrap_or(&self.blocks.fallback)
+    }
+
+    /// The tenants listed by their exact id.
+    pub fn configured_tenants(&self) -> impl Iterator<Item = &str> {
+        self.blocks.exact.keys().map(String::as_str)
+    }
+
+    /// The revision for labels, stamps and people: as its author wrote it, else the digest's first twelve digits.
+    pub fn revision_name(&self) -> &str {
+        self.revision.as_deref().unwrap_or_else(|| self.sha256.get(..12).unwrap_or_default())
+    }
+
+    /// Whether a label names one of these rules.
+    pub fn has_rule(&self, name: &str) -> bool {
+        name == DEFAULT_RULE || self.rules.iter().any(|rule| &*rule.name == name)
+    }
+
+    /// [`Plan::rule_name`], shared.
+    pub fn rule_label(&self, rule: Option<usize>) -> &Arc<str> {
+        rule.and_then(|index| self.rules.get(index)).map_or(&self.default_label, |rule| &rule.name)
+    }
+
+    /// The name of a rule for labels and stamps; `_default` where no rule decided.
+    pub fn rule_name(&self, rule: Option<usize>) -> &str {
+        rule.and_then(|index| self.rules.get(index)).map_or(DEFAULT_RULE, |rule| &rule.name)
+    }
+}
+
+/// The name under which `sampling` of defaults, tiers and tenants is reported.
+pub const DEFAULT_RULE: &str = "_default";
+
+/// `defaults`, `tiers` and `tenants`, merged.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Blocks {
+    pub(super) exact: HashMap<String, Block>,
+    /// The most specific first.
+    pub(super) globs: Vec<(Glob, Block)>,
+    pub(super) tiers: HashMap<String, Block>,
+    pub(super) fallback: Block,
+}
+
+/// What holds for one tenant.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Block {
+    /// The tenant's tier.
+    pub tier: Option<Arc<str>>,
+    /// The probability of spans no rule decides about, in (0, 1].
+    pub rate: f64,
+}
+
+impl Default for Block {
+    fn default() -> Self {
+        Self { tier: None, rate: 1.0 }
+    }
+}
+
+/// `enrichment`: what is written to every resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enrichment {
+    /// The attribute that carries the tenant.
+    pub tenant_attribute: String,
+    /// The model's name.
+    pub model_name: ModelField,
+    /// The model's version.
+    pub model_version: ModelField,
+    /// `stamp: [rule]`: write `sampling.rule` to kept items.
+    pub stamp_rule: bool,
+    /// `stamp: [revision]`: write `sampling.revision` to kept items.
+    pub stamp_revision: bool,
+}
+
+/// Where a model's name or version is found and written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelField {
+    /// The resource attribute to write.
+    pub attribute: String,
+    /// Where to look, in order.
+    pub from: Vec<Origin>,
+}
+
+/// A place a value may come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// `resource.<k>`
+    Resource(String),
+    /// `attributes.<k>`, of the item.
+    Attribute(String),
+    /// `header.<n>`, of the request.
+    Header(HeaderName),
+}
+
+impl Enrichment {
+    /// What holds where the file says nothing.
+    pub(super) fn standard() -> Self {
+        let resource = |key: &str| Origin::Resource(key.to_owned());
+        let item = |key: &str| Origin::Attribute(key.to_owned());
+        let names = ["gen_ai.response.model", "gen_ai.request.model"];
+        let name_origins = names.into_iter().flat_map(|key| [resource(key), item(key)]);
+        Self {
+            tenant_attribute: "tenant.id".to_owned(),
+            model_name: ModelField { attribute: "model.name".to_owned(), from: name_origins.collect() },
+            model_version: ModelField {
+                attribute: "model.version".to_owned(),
+                from: vec![resource("service.version")],
+            },
+            stamp_rule: false,
+            stamp_revision: false,
+        }
+        .with_same_named_first()
+    }
+
+    fn with_same_named_first(mut self) -> Self {
+        for field in [&mut self.model_name, &mut self.model_version] {
+            field.from.insert(0, Origin::Resource(field.attribute.clone()));
+        }
+        self
+    }
+}
+
+/// Where a sender may name its tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// A header or gRPC metadata key.
+    Header(HeaderName),
+    /// A resource attribute.
+    Resource(String),
+}
+
+/// `identity.anonymous`: what becomes of data without a tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Anonymous {
+    /// The request is refused.
+    Refuse,
+    /// It belongs to `_overflow`.
+    Overflow,
+    /// It belongs to this tenant.
+    Tenant(TenantId),
+}
+
+/// One rule, compiled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rule {
+    /// Unique; a metric label.
+    pub name: Arc<str>,
+    /// The signals it looks at.
+    pub signals: PerSignal<bool>,
+    /// What it matches.
+    pub condition: Condition,
+    /// What it does.
+    pub action: Action,
+    /// `factor`
+    pub factor: f64,
+    /// `at_least`, 0 without one.
+    pub at_least: f64,
+    /// `at_most`, 1 without one.
+    pub at_most: f64,
+    /// When it applies.
+    pub active: Active,
+    /// Whether it has an effect.
+    pub mode: Mode,
+    /// How its probability combines with an incoming threshold.
+    pub upstream: Upstream,
+    /// The value whose traces get one decision.
+    pub group_by: Option<ResourceDimension>,
+    /// Who answers for it.
+    pub owner: Option<String>,
+    /// Why it is there.
+    pub reason: Option<String>,
+}
+
+impl Rule {
+    /// Whether the walk ends here.
+    pub fn is_terminal(&self) -> bool {
+        self.action != Action::Modify
+    }
+}
+
+/// What a rule does to what it matches.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Action {
+    /// Keeps with this probability, in (0, 1].
+    Rate(f64),
+    /// Keeps everything.
+    Keep,
+    /// Leaves everything out.
+    Drop,
+    /// Only changes what later rules give.
+    Modify,
+}
+
+/// Whether a rule has an effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// It has.
+    #[default]
+    Enforce,
+    /// It is evaluated and counted, without effect.
+    Shadow,
+    /// It is skipped.
+    Off,
+}
+
+/// How a sampling stage combines its probability with the threshold it finds on an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Upstream {
+    /// The stricter of the two: the probability is that of the whole chain.
+    #[default]
+    Equalize,
+    /// This stage's share of what the earlier stages let through.
+    Multiply,
+}
+
+/// When a rule applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Active {
+    /// From here on, inclusive.
+    pub from: Option<jiff::Timestamp>,
+    /// Up to here, exclusive.
+    pub until: Option<jiff::Timestamp>,
+    /// How long before `until` it begins to fade; zero: it ends at once.
+    pub fade: Duration,
+}
+
+impl Active {
+    /// How much the rule applies at a time: 1 in full, 0 not at all.
+    pub fn weight(&self, at: jiff::Timestamp) -> f64 {
+        if self.from.is_some_and(|from| at < from) || self.until.is_some_and(|until| at >= until) {
+            return 0.0;
+        }
+        let Some(until) = self.until.filter(|_| !self.fade.is_zero()) else { return 1.0 };
+        (until.duration_since(at).as_secs_f64() / self.fade.as_secs_f64()).min(1.0)
+    }
+
+    /// Whether it applies at all times.
+    pub fn is_always(&self) -> bool {
+        self.from.is_none() && self.until.is_none()
+    }
+}

@@ -1,0 +1,102 @@
+//! The processors: synchronous, CPU only, in the order of the pipeline; they read the index and note
+//! edits. Copying happens once, after the last of them.
+
+pub mod attributes;
+mod filter;
+mod memory_limiter;
+mod probabilistic;
+mod sampling;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderMap;
+
+use crate::internal_telemetry::metrics::ProcessorMetrics;
+use crate::otlp::Draft;
+use crate::tenant::{ClaimRefused, Directory, Owners};
+
+pub use attributes::Attributes;
+pub use memory_limiter::MemoryLimiter;
+pub use probabilistic::Probabilistic;
+pub use sampling::Sampling;
+
+/// What a processor works on: one request on its way through one pipeline.
+pub struct Work<'a> {
+    /// The request and the edits so far.
+    pub draft: Draft<'a>,
+    /// The metadata it came with.
+    pub headers: &'a HeaderMap,
+    /// Who is connected; absent on unix sockets.
+    pub peer: Option<SocketAddr>,
+    /// The revision of policies this request sees, from its first to its last byte.
+    pub directory: &'a Directory,
+    /// Whose each part is, and what was left out of whose.
+    pub owners: Owners,
+}
+
+/// Why a processor lets the request go no further; nothing of it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Stop {
+    /// Too much memory is in use; the client should come back.
+    #[error("data refused due to high memory usage")]
+    Memory {
+        /// After this time.
+        retry_after: Duration,
+    },
+    /// The tenant cannot be told.
+    #[error(transparent)]
+    Claim(#[from] ClaimRefused),
+}
+
+/// One processor of a pipeline.
+pub struct Processor {
+    kind: Kind,
+    metrics: ProcessorMetrics,
+}
+
+/// The processors there are.
+pub enum Kind {
+    /// `tenant`: whose is it, which model made it.
+    Tenant,
+    /// `sampling`: how much of it may pass.
+    Sampling(Sampling),
+    /// `probabilistic_sampler`, as the Collector's.
+    Probabilistic(Probabilistic),
+    /// `resource` and `attributes`, as the Collector's.
+    Attributes(Box<Attributes>),
+    /// `memory_limiter`, as the Collector's.
+    MemoryLimiter(Arc<MemoryLimiter>),
+}
+
+impl Processor {
+    /// A processor that counts what comes in and goes out.
+    pub fn new(kind: Kind, metrics: ProcessorMetrics) -> Self {
+        Self { kind, metrics }
+    }
+
+    /// Notes this processor's edits.
+    ///
+    /// # Errors
+    /// [`Stop`]: the whole request is refused.
+    pub fn run(&self, work: &mut Work<'_>) -> Result<(), Stop> {
+        let signal = work.draft.signal();
+        self.metrics.incoming[signal].add(work.draft.items_left());
+        match &self.kind {
+            Kind::Tenant => {
+                crate::tenant::attribute(work.directory, work.headers, &mut work.draft, &mut work.owners)?
+            }
+            Kind::Sampling(sampling) => sampling.run(work),
+            Kind::Probabilistic(sampler) => sampler.run(work),
+            Kind::Attributes(attributes) => attributes.run(work),
+            Kind::MemoryLimiter(limiter) => {
+                if let Some(retry_after) = limiter.refuses(signal, work.draft.items_left()) {
+                    return Err(Stop::Memory { retry_after });
+                }
+            }
+        }
+        self.metrics.outgoing[signal].add(work.draft.items_left());
+        Ok(())
+    }
+}

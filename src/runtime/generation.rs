@@ -1,0 +1,168 @@
+//! One configuration at work: its receivers and exporters, and how the next one takes over.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::ComponentId;
+use crate::exporter::Exporter;
+use crate::pipeline::{Entrance, Graph, Request, Transport};
+use crate::receiver::{Arrival, Bound, Hooks, Metrics, Receiver, Sockets};
+use crate::tasks::{Scope, Workers};
+
+/// How often a retired generation looks whether its queues are empty.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The receivers and exporters of one configuration.
+pub(super) struct Generation {
+    receivers: Vec<(ComponentId, Receiver)>,
+    exporters: Vec<Exporter>,
+    scope: Scope,
+}
+
+impl Generation {
+    /// Binds every socket, starts the exporters, then serves. Sockets that `sockets` holds are shared.
+    pub(super) async fn start(
+        graph: Graph,
+        scope: &Scope,
+        workers: &Workers,
+        sockets: &mut Sockets,
+    ) -> anyhow::Result<Self> {
+        let mut bound: Vec<(ComponentId, Bound, Entrance)> = Vec::new();
+        for (id, config, entrance) in graph.receivers {
+            bound.push((id, Receiver::bind(&config, sockets).await?, entrance));
+        }
+        let scope = scope.child("pipelines");
+        let started = graph.exporters.iter().try_for_each(|exporter| exporter.start(&scope, workers));
+        if let Err(error) = started {
+            for exporter in &graph.exporters {
+                exporter.drain(Instant::now()).await;
+            }
+            return Err(error.into());
+        }
+        for limiter in graph.limiters {
+            let stop = scope.token().clone();
+            scope.spawn("memory_limiter", async move { limiter.watch(stop).await });
+        }
+        let receivers =
+            bound.into_iter().map(|(id, bound, entrance)| (id, serve(bound, entrance, &scope, workers)));
+        Ok(Self { receivers: receivers.collect(), exporters: graph.exporters, scope })
+    }
+
+    /// Names and addresses of the receivers: `otlp/grpc`, `otlp/http`, `otlp/second/grpc`.
+    pub(super) fn addresses(&self) -> Vec<(String, String)> {
+        let of = |(id, receiver): &(ComponentId, Receiver)| {
+            let named = |(transport, address): &(Transport, crate::receiver::Address)| {
+                (format!("{id}/{}", transport.as_str()), address.to_string())
+            };
+            receiver.local_addrs().iter().map(named).collect::<Vec<_>>()
+        };
+        self.receivers.iter().flat_map(of).collect()
+    }
+
+    /// Takes no more data, then delivers until `deadline`; the rest is dropped and counted.
+    pub(super) async fn drain(&self, deadline: Instant) {
+        self.close_receivers(deadline).await;
+        self.close_exporters(deadline).await;
+    }
+
+    async fn close_receivers(&self, deadline: Instant) {
+        for (_, receiver) in &self.receivers {
+            receiver.stop_accepting();
+        }
+        for (_, receiver) in &self.receivers {
+            receiver.drain(deadline).await;
+        }
+    }
+
+    async fn close_exporters(&self, deadline: Instant) {
+        // All of them at once: one that is slow must not take the others' time.
+        let drains = self.exporters.iter().map(|exporter| {
+            let exporter = exporter.clone();
+            self.scope.spawn("drain", async move {
+                exporter.drain(deadline).await;
+            })
+        });
+        for drain in drains.collect::<Vec<_>>() {
+            if let Err(error) = drain.await {
+                tracing::error!(name: "drain.failed", %error, "an exporter failed while it drained");
+            }
+        }
+        self.scope.close(Instant::now() + super::STOP_GRACE).await;
+    }
+
+    fn items(&self) -> u64 {
+        self.exporters.iter().map(|exporter| exporter.queue().items()).sum()
+    }
+
+    /// Steps aside for its successor: requests under way finish within `grace`, what is queued is
+    /// delivered in the background, however long that takes.
+    pub(super) fn retire(self, scope: &Scope, grace: Duration) -> Retired {
+        let retired = Retired {
+            generation: Arc::new(self),
+            stop: scope.token().child_token(),
+            drained: Arc::default(),
+        };
+        let Retired { generation, stop, drained } = retired.clone();
+        scope.spawn("retired", async move {
+            generation.close_receivers(Instant::now() + grace).await;
+            let empty = async {
+                while generation.items() > 0 {
+                    tokio::time::sleep(LOOK).await;
+                }
+            };
+            if stop.run_until_cancelled(empty).await.is_some() {
+                generation.close_exporters(Instant::now() + grace).await;
+                drained.store(true, Ordering::Release);
+            }
+        });
+        retired
+    }
+}
+
+/// A generation that delivers what it accepted and takes nothing new.
+#[derive(Clone)]
+pub(super) struct Retired {
+    generation: Arc<Generation>,
+    stop: CancellationToken,
+    drained: Arc<AtomicBool>,
+}
+
+impl Retired {
+    /// Whether nothing is left of it.
+    pub(super) fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Acquire)
+    }
+
+    /// How many items it still has to deliver.
+    pub(super) fn items(&self) -> u64 {
+        self.generation.items()
+    }
+
+    /// Ends it by `deadline`, because the program ends.
+    pub(super) async fn drain(&self, deadline: Instant) {
+        self.stop.cancel();
+        if !self.is_drained() {
+            self.generation.drain(deadline).await;
+        }
+    }
+}
+
+fn serve(bound: Bound, entrance: Entrance, scope: &Scope, workers: &Workers) -> Receiver {
+    let metrics = Metrics {
+        grpc: entrance.metrics(Transport::Grpc).clone(),
+        http: entrance.metrics(Transport::Http).clone(),
+    };
+    let (admitting, accepting) = (entrance.clone(), entrance);
+    let hooks = Hooks {
+        admit: move |arrival: &Arrival<'_>| admitting.admit(arrival.signal),
+        accept: move |request: Request| {
+            let entrance = accepting.clone();
+            async move { entrance.accept(request).await }
+        },
+    };
+    bound.serve(hooks, scope, workers, metrics)
+}

@@ -1,0 +1,181 @@
+//! The policies in force: from the watched file to the directory requests load.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::prepare::Checked;
+use crate::identity::TenantId;
+use crate::internal_telemetry::Telemetry;
+use crate::policies::InForce;
+use crate::policies::watch::{Place, Status};
+use crate::tasks::Scope;
+use crate::tenant::Directory;
+
+/// The one place that knows which policies hold.
+#[derive(Clone)]
+pub(super) struct Policies(Arc<Shared>);
+
+struct Shared {
+    current: ArcSwap<Current>,
+    directory: Arc<ArcSwap<Directory>>,
+    telemetry: Telemetry,
+}
+
+struct Current {
+    file: Arc<InForce>,
+    place: Option<Place>,
+    scope: Scope,
+}
+
+impl Policies {
+    /// Puts the checked policies in force and follows their file.
+    pub(super) fn start(checked: &Checked, telemetry: &Telemetry, scope: &Scope) -> Self {
+        let current = Current::new(checked, scope);
+        let policies = Self(Arc::new(Shared {
+            current: ArcSwap::from_pointee(current),
+            directory: checked.directory(telemetry),
+            telemetry: telemetry.clone(),
+        }));
+        policies.follow();
+        if checked.place.is_none() {
+            tracing::warn!(
+                name: "policies.embedded",
+                "no policies file: anybody who can connect may name any tenant (x-scope-orgid, x-tenant-id, \
+                 resource tenant.id). Require client certificates (tls.client_ca_file of the receiver) and \
+                 state with --policies which claims are believed (identity.claims)"
+            );
+        }
+        policies
+    }
+
+    /// Follows another file, if the configuration names one.
+    pub(super) async fn switch(&self, checked: &Checked, scope: &Scope) {
+        let old = self.0.current.load_full();
+        if old.place == checked.place {
+            return;
+        }
+        old.scope.close(Instant::now() + super::STOP_GRACE).await;
+        self.0.current.store(Arc::new(Current::new(checked, scope)));
+        self.0.directory.store(checked.directory(&self.0.telemetry).load_full());
+        self.follow();
+    }
+
+    /// Where requests find the policies.
+    pub(super) fn directory(&self) -> &Arc<ArcSwap<Directory>> {
+        &self.0.directory
+    }
+
+    /// The file that is followed.
+    pub(super) fn source(&self) -> (Option<Place>, Arc<InForce>) {
+        let current = self.0.current.load();
+        (current.place.clone(), current.file.clone())
+    }
+
+    /// The revision in force, and what is wrong with the file if it is refused.
+    pub(super) fn revision(&self) -> (String, Option<String>) {
+        let status = self.0.current.load().file.status();
+        let refused = status.refused.as_ref().map(|refused| refused.problems.lines().join("\n"));
+        (self.0.directory.load().plan().revision_name().to_owned(), refused)
+    }
+
+    /// `GET /v1/revisions`.
+    pub(super) fn revisions(&self) -> Value {
+        let status = self.0.current.load().file.status();
+        let directory = self.0.directory.load();
+        let plan = directory.plan();
+        let refused = status.refused.as_ref().map(|refused| {
+            json!({
+                "sha256": refused.sha256,
+                "at": refused.at.to_string(),
+                "problems": refused.problems.lines(),
+            })
+        });
+        json!({
+            "in_force": {
+                "revision": plan.revision_name(),
+                "sha256": plan.sha256,
+                "since": status.since.to_string(),
+                "warnings": status.warnings.lines(),
+            },
+            "last_reload_success": status.last_reload_success,
+            "refused": refused,
+        })
+    }
+
+    /// `GET /v1/policies/effective?tenant=`.
+    pub(super) fn effective(&self, tenant: &str) -> Option<Value> {
+        let id = TenantId::new(tenant).ok()?;
+        let directory = self.0.directory.load();
+        let block = directory.plan().block(id.as_str());
+        Some(json!({
+            "tenant": id.as_str(),
+            "revision": directory.plan().revision_name(),
+            "tier": block.tier.as_deref(),
+            "sampling": { "rate": block.rate },
+        }))
+    }
+
+    /// Watches the file and puts each good revision in force; the first one at once.
+    fn follow(&self) {
+        let current = self.0.current.load_full();
+        self.report(&current.file.status(), None);
+        current.file.watch(&current.scope);
+        let (policies, stop) = (self.clone(), current.scope.token().clone());
+        let mut statuses = current.file.subscribe();
+        let mut before = statuses.borrow_and_update().clone();
+        let scope = current.scope.clone();
+        scope.spawn("policies", async move {
+            while let Some(Ok(())) = stop.run_until_cancelled(statuses.changed()).await {
+                let status = statuses.borrow_and_update().clone();
+                if status.revisions != before.revisions {
+                    let plan = current.file.plan_arc();
+                    let ledger = policies.0.telemetry.ledger().clone();
+                    policies.0.directory.store(Arc::new(Directory::new(plan, ledger)));
+                }
+                policies.report(&status, Some(&before));
+                before = status;
+            }
+        });
+    }
+
+    /// Says in metrics and log what became of the file.
+    fn report(&self, status: &Status, before: Option<&Status>) {
+        let metrics = self.0.telemetry.policies();
+        let directory = self.0.directory.load();
+        let revision = directory.plan().revision_name();
+        let took = status.reload_duration;
+        if before.is_none_or(|before| before.revisions != status.revisions) {
+            let sha256 = &status.sha256;
+            metrics.loaded(revision, sha256, took);
+            tracing::info!(name: "policies.loaded", revision, %sha256, ?took, "policies in force");
+            for warning in status.warnings.lines() {
+                tracing::warn!(name: "policies.warning", revision, "{warning}");
+            }
+            let plan = directory.plan();
+            self.0.telemetry.sampling().retain_rules(|rule| plan.has_rule(rule));
+        }
+        let refused = status.refused.as_ref();
+        let known = before.and_then(|before| before.refused.as_ref());
+        match refused {
+            Some(refused) if known.is_none_or(|known| known != refused) => {
+                metrics.refused(took);
+                let problems = refused.problems.lines().join("\n");
+                tracing::error!(name: "policies.refused", in_force = revision, "policies refused, the last good revision stays in force:\n{problems}");
+            }
+            None if known.is_some() && before.is_some_and(|before| before.revisions == status.revisions) => {
+                metrics.loaded(revision, &status.sha256, took);
+                tracing::info!(name: "policies.restored", revision, "the file is again the revision in force");
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Current {
+    fn new(checked: &Checked, scope: &Scope) -> Self {
+        Self { file: checked.policies.clone(), place: checked.place.clone(), scope: scope.child("policies") }
+    }
+}

@@ -1,0 +1,308 @@
+//! The whole life on one page: prepare, start, ready, reload, drain, stop.
+//!
+//! Not here: what any part does. Invariants: nothing is started before everything that can fail without
+//! network and disk was checked; when [`Collector::stop`] returns no task is alive and every accepted
+//! item is accounted for.
+
+mod generation;
+mod in_force;
+mod prepare;
+mod surfaces;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+
+use crate::admin::Readiness;
+use crate::internal_telemetry::{LogFormat, OwnResource, Telemetry, Traces, logging, push};
+use crate::outcome::{Books, DroppedReason};
+use crate::receiver::Sockets;
+use crate::tasks::{Scope, Workers};
+use crate::yaml::Problems;
+
+use generation::{Generation, Retired};
+use in_force::Policies;
+pub use prepare::{Checked, Files, check};
+use surfaces::{Sources, Surfaces};
+
+/// What was asked for on the command line.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Sources of the configuration, merged in order; none: the embedded default.
+    pub config: Vec<String>,
+    /// `key=value`, wins over every source.
+    pub set: Vec<String>,
+    /// The policies file; overrides the extension `policies`.
+    pub policies: Option<PathBuf>,
+    /// Worker threads; `None`: what the cgroup's CPU quota and the affinity allow.
+    pub workers: Option<usize>,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// How long queues may drain.
+    pub shutdown_grace: Duration,
+}
+
+impl Options {
+    fn files(&self) -> Files<'_> {
+        Files { config: &self.config, set: &self.set, policies: self.policies.as_deref() }
+    }
+}
+
+/// Bad configuration, as sysexits has it.
+const BAD_CONFIG: u8 = 78;
+/// The program failed while it ran, as sysexits has it.
+const FAILED: u8 = 70;
+/// What is granted past the drain to tasks that should have ended.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// Runs until SIGTERM or SIGINT; the exit code.
+pub fn run(options: Options) -> ExitCode {
+    let checked = match prepare::check_to_run(options.files()) {
+        Ok(checked) => checked,
+        Err(problems) => return refuse(&problems),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let life = match runtime {
+        Ok(runtime) => runtime.block_on(live(options, checked)),
+        Err(error) => Err(error).context("no runtime"),
+    };
+    match life {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+async fn live(options: Options, checked: Checked) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut collector = Collector::start_checked(options, checked).await?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => collector.reload().await,
+        }
+    }
+    let stopped = tokio::select! {
+        books = collector.stop() => Some(books),
+        // A second signal ends at once.
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    };
+    stopped.map(drop).context("stopped by a second signal before the queues were drained")
+}
+
+/// A collector that runs.
+pub struct Collector {
+    options: Options,
+    scope: Scope,
+    workers: Workers,
+    telemetry: Telemetry,
+    readiness: Readiness,
+    policies: Policies,
+    sockets: Sockets,
+    surfaces: Surfaces,
+    generation: Generation,
+    retired: Vec<Retired>,
+    traces: Option<Traces>,
+}
+
+impl Collector {
+    /// Checks, starts, and returns when data is taken.
+    ///
+    /// # Errors
+    /// The configuration is bad, an address is taken, a certificate cannot be read.
+    pub async fn start(options: &Options) -> anyhow::Result<Self> {
+        let checked =
+            prepare::check_to_run(options.files()).map_err(|problems| anyhow::anyhow!("{problems}"))?;
+        Self::start_checked(options.clone(), checked).await
+    }
+
+    async fn start_checked(options: Options, checked: Checked) -> anyhow::Result<Self> {
+        let config = &checked.config;
+        let own = &config.service.telemetry;
+        let telemetry = Telemetry::new(OwnResource::new(&own.resource)?);
+        let scope = Scope::root("tollgate");
+        let traces = Traces::start(&scope, &own.traces, telemetry.resource())?;
+        let log = logging::init(&own.logs, options.log_format, traces.as_ref())?;
+        telemetry.watch_log(log.suppressed());
+        for line in checked.warnings.lines() {
+            tracing::warn!(name: "config.warning", "{line}");
+        }
+        let count = options.workers.map_or_else(available_workers, |count| count.max(1));
+        let workers = Workers::start(count).context("no worker threads")?;
+        telemetry.workers().set(count as i64);
+        telemetry.watch_tasks(&scope);
+        let readiness = Readiness::new(telemetry.ready().clone());
+        let policies = Policies::start(&checked, &telemetry, &scope);
+        let sources = Sources {
+            telemetry: telemetry.clone(),
+            readiness: readiness.clone(),
+            policies: policies.clone(),
+        };
+        let surfaces = Surfaces::start(config, sources, &scope).await?;
+        for periodic in own.metrics.active_readers().iter().filter_map(|reader| reader.periodic.as_ref()) {
+            push::start(&scope, &telemetry, periodic)?;
+        }
+        let graph = checked.graph(&telemetry, policies.directory()).map_err(|p| anyhow::anyhow!("{p}"))?;
+        let mut sockets = Sockets::default();
+        sockets.begin();
+        let generation = Generation::start(graph, &scope, &workers, &mut sockets).await?;
+        readiness.set_ready();
+        let retired = Vec::new();
+        let collector = Self {
+            options,
+            scope,
+            workers,
+            telemetry,
+            readiness,
+            policies,
+            sockets,
+            surfaces,
+            generation,
+            retired,
+            traces,
+        };
+        let addresses = collector.announcement();
+        let version = env!("CARGO_PKG_VERSION");
+        tracing::info!(name: "ready", version, workers = count, %addresses, "ready");
+        Ok(collector)
+    }
+
+    /// Re-reads the configuration. A bad one changes nothing; a good one takes over the listening
+    /// sockets, and what the old one accepted is delivered in the background.
+    pub async fn reload(&mut self) {
+        self.retired.retain(|retired| !retired.is_drained());
+        if let Some(retired) = self.retired.first() {
+            let items = retired.items();
+            tracing::error!(name: "config.refused", items, "an earlier configuration is still delivering; try again later");
+            return;
+        }
+        match self.replace().await {
+            Ok(()) => {
+                let addresses = self.announcement();
+                tracing::info!(name: "config.reloaded", %addresses, "configuration reloaded");
+            }
+            Err(problem) => {
+                tracing::error!(name: "config.refused", "{problem:#}");
+            }
+        }
+    }
+
+    async fn replace(&mut self) -> anyhow::Result<()> {
+        let (place, in_force) = self.policies.source();
+        let checked = prepare::check_to_reload(self.options.files(), (place.as_ref(), &in_force))
+            .map_err(|problems| anyhow::anyhow!("{}", problems.lines().join("\n")))?;
+        let graph =
+            checked.graph(&self.telemetry, self.policies.directory()).map_err(|p| anyhow::anyhow!("{p}"))?;
+        self.sockets.begin();
+        let next = match Generation::start(graph, &self.scope, &self.workers, &mut self.sockets).await {
+            Ok(next) => next,
+            Err(error) => {
+                self.sockets.roll_back();
+                return Err(error);
+            }
+        };
+        if let Err(error) = self.surfaces.replace(&checked.config, &self.scope).await {
+            self.sockets.roll_back();
+            next.retire(&self.scope, self.options.shutdown_grace);
+            return Err(error);
+        }
+        self.sockets.commit();
+        self.policies.switch(&checked, &self.scope).await;
+        let old = std::mem::replace(&mut self.generation, next);
+        self.retired.push(old.retire(&self.scope, self.options.shutdown_grace));
+        Ok(())
+    }
+
+    /// Stops taking data, delivers what was accepted until the grace ends, counts the rest as dropped.
+    /// The sums over all tenants and signals.
+    pub async fn stop(mut self) -> Books {
+        self.readiness.set_draining();
+        self.sockets.close();
+        let deadline = Instant::now() + self.options.shutdown_grace;
+        tracing::info!(name: "draining", "draining");
+        self.generation.drain(deadline).await;
+        for retired in &self.retired {
+            retired.drain(deadline).await;
+        }
+        if let Some(traces) = self.traces {
+            traces.close(deadline + STOP_GRACE).await;
+        }
+        self.scope.close(deadline + STOP_GRACE).await;
+        let books = self.telemetry.ledger().totals();
+        report(&books, &self.scope);
+        self.workers.stop();
+        books
+    }
+
+    /// The address announced under a name, such as `otlp/http`.
+    pub fn address(&self, name: &str) -> Option<SocketAddr> {
+        let mut all = self.generation.addresses().into_iter().chain(self.surfaces.addresses());
+        all.find(|(known, _)| known == name).and_then(|(_, address)| address.parse().ok())
+    }
+
+    /// The owner of all tasks.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// What the collector counts.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
+    /// The policies' revision in force, and what is wrong with the one on disk if it is refused.
+    pub fn revision(&self) -> (String, Option<String>) {
+        self.policies.revision()
+    }
+
+    /// Every listening address, as `name=address`, with blanks between.
+    fn announcement(&self) -> String {
+        let all = self.generation.addresses().into_iter().chain(self.surfaces.addresses());
+        let all: Vec<String> = all.map(|(name, address)| format!("{name}={address}")).collect();
+        all.join(" ")
+    }
+}
+
+/// The CPUs this process may use: affinity and the cgroup's quota, at least one.
+fn available_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn report(books: &Books, scope: &Scope) {
+    tracing::info!(
+        name: "stopped",
+        received = books.received,
+        copied = books.copied,
+        refused = books.refused_total(),
+        sampled_out = books.sampled_out,
+        sent = books.sent,
+        dropped = books.dropped_total(),
+        queued = books.queued,
+        abandoned = books.dropped[DroppedReason::Abandoned as usize],
+        balanced = books.balanced(),
+        tasks_alive = scope.alive(),
+        tasks_aborted = scope.aborted(),
+        "stopped"
+    );
+}
+
+/// Before there is a log, people read stderr.
+#[allow(clippy::print_stderr, reason = "the log is not set up yet, or the program ends here")]
+fn refuse(problems: &Problems) -> ExitCode {
+    eprint!("{problems}");
+    ExitCode::from(BAD_CONFIG)
+}
+
+#[allow(clippy::print_stderr, reason = "the log is not set up yet, or the program ends here")]
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::from(FAILED)
+}

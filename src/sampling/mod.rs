@@ -1,0 +1,29 @@
+//! Who is kept: consistent probability sampling by rules, and the Collector's `probabilistic_sampler`.
+//!
+//! Pure decisions: the plan, the time and the item's fields are arguments, nothing is counted or written
+//! here. Invariant: an item is kept iff its randomness is at least its threshold, and no stage lowers a
+//! threshold.
+
+mod embedded_tests;
+mod go_number;
+pub mod probabilistic;
+pub mod rules;
+mod strict_tracestate;
+pub mod threshold;
+pub mod tracestate;
+
+pub use embedded_tests::run_tests;
+
+use crate::policies::{Plan, parse};
+use crate::yaml::{Problems, Source};
+
+/// Everything between a policies text and a plan that may come into force: reads, compiles, runs the
+/// embedded tests. Also returns warnings.
+///
+/// # Errors
+/// Everything that is wrong; the text must not be used.
+pub fn prepare(source: &Source, now: jiff::Timestamp) -> Result<(Plan, Problems), Problems> {
+    let (plan, mut problems) = parse(source, now)?;
+    problems.append(run_tests(&plan, now));
+    problems.into_result(Some(plan))
+}

@@ -1,0 +1,63 @@
+//! Whose parts a request has: the tenants of one request, numbered.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{Directory, Tenant};
+use crate::identity::TenantId;
+
+/// The tenants of one request. Group 0 is that of data no `tenant` processor has looked at.
+#[derive(Debug)]
+pub struct Owners {
+    groups: Vec<Group>,
+    by_id: HashMap<TenantId, u32>,
+}
+
+#[derive(Debug)]
+struct Group {
+    tenant: Arc<Tenant>,
+    sampled_out: u64,
+}
+
+impl Owners {
+    /// Everything belongs to nobody yet.
+    pub fn new(directory: &Directory) -> Self {
+        let nobody = Group { tenant: directory.unattributed().clone(), sampled_out: 0 };
+        Self { groups: vec![nobody], by_id: HashMap::new() }
+    }
+
+    /// How many groups there are; they are numbered from 0.
+    pub fn groups(&self) -> u32 {
+        self.groups.len() as u32
+    }
+
+    /// The tenant of a group.
+    pub fn owner(&self, group: u32) -> &Arc<Tenant> {
+        &self.groups[group as usize].tenant
+    }
+
+    /// How many items of a group were left out by policy.
+    pub fn sampled_out(&self, group: u32) -> u64 {
+        self.groups[group as usize].sampled_out
+    }
+
+    /// Counts items of a group that were left out by policy.
+    pub fn count_sampled_out(&mut self, group: u32, items: u64) {
+        self.groups[group as usize].sampled_out += items;
+    }
+
+    /// The group of a tenant, opened at first sight.
+    pub(super) fn group_of(&mut self, tenant: &Arc<Tenant>) -> u32 {
+        let last = self.groups() - 1;
+        // Most requests have one tenant, and resources of one tenant stand together.
+        if self.owner(last).id == tenant.id {
+            return last;
+        }
+        let next = self.groups();
+        let group = *self.by_id.entry(tenant.id.clone()).or_insert(next);
+        if group == next {
+            self.groups.push(Group { tenant: tenant.clone(), sampled_out: 0 });
+        }
+        group
+    }
+}

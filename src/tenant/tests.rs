@@ -1,0 +1,1 @@
+//! Whose is it: claims, anonymous data, models.

@@ -1,0 +1,91 @@
+//! The stories of `examples/` do what their README says.
+
+use std::path::{Path, PathBuf};
+
+use crate::harness::{Grpc, Http, Item, Sink, Tollgate, logs, spans};
+
+fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)
+}
+
+fn text(path: &str) -> String {
+    std::fs::read_to_string(example(path)).unwrap()
+}
+
+#[tokio::test]
+async fn quickstart_prints_the_span_with_its_tags() {
+    let tollgate = Tollgate::with(&text("quickstart/collector.yaml"))
+        .argument("--set=receivers.otlp.protocols.grpc.endpoint=127.0.0.1:0")
+        .argument("--set=receivers.otlp.protocols.http.endpoint=127.0.0.1:0")
+        .argument("--set=extensions.health_check.endpoint=127.0.0.1:0")
+        .start()
+        .await;
+    let http = Http::new(tollgate.address("otlp/http")).tenant("acme");
+    let answer = http.post("/v1/traces", "application/json", text("quickstart/span.json")).await;
+    assert_eq!((answer.status().as_u16(), &answer.body()[..]), (200, &b"{}"[..]));
+    tollgate.settled().await;
+    let ended = tollgate.stop().await;
+    let log: Vec<String> = ended.log.iter().map(ToString::to_string).collect();
+    let log = log.join("\n");
+    for tag in ["tenant.id", "acme", "model.name", "ranker", "model.version", "7.1.0"] {
+        assert!(log.contains(tag), "{tag} in {log}");
+    }
+}
+
+#[tokio::test]
+async fn a_collector_forwards_to_tollgate_and_tollgate_to_the_backend() {
+    let backend = Sink::start().await;
+    let gate = Tollgate::with(&text("behind-a-collector/tollgate.yaml"))
+        .policies(&text("behind-a-collector/policies.yaml"))
+        .environment("TOLLGATE_GRPC", "127.0.0.1:0")
+        .environment("BACKEND", &backend.address().to_string())
+        .start()
+        .await;
+    let collector = Tollgate::with(&text("behind-a-collector/collector.yaml"))
+        .environment("COLLECTOR_GRPC", "127.0.0.1:0")
+        .environment("COLLECTOR_HTTP", "127.0.0.1:0")
+        .environment("TOLLGATE", gate.address("otlp/grpc"))
+        .start()
+        .await;
+    let grpc = Grpc::connect(collector.address("otlp/grpc")).await;
+    grpc.spans(spans(&[("tenant.id", "acme")], &[Item::named("x")])).await.unwrap();
+    grpc.logs(logs(&[], &[Item::named("y")])).await.unwrap();
+    let span = backend.wait_for("traces", 1).await.remove(0);
+    assert_eq!(span.resource["tenant.id"], "acme");
+    assert_eq!(span.resource["deployment.environment.name"], "production");
+    let record = backend.wait_for("logs", 1).await.remove(0);
+    assert_eq!(record.resource["tenant.id"], "unattributed");
+    collector.settled().await;
+    collector.stop().await;
+    gate.settled().await;
+    gate.stop().await;
+}
+
+#[tokio::test]
+async fn two_tenants_are_sampled_at_their_own_rates() {
+    let backend = Sink::start().await;
+    let tollgate = Tollgate::with(&text("two-tenants/collector.yaml"))
+        .policies(&text("two-tenants/policies.yaml"))
+        .environment("OTLP_GRPC", "127.0.0.1:0")
+        .environment("OTLP_HTTP", "127.0.0.1:0")
+        .environment("BACKEND", &backend.address().to_string())
+        .start()
+        .await;
+    let grpc = Grpc::connect(tollgate.address("otlp/grpc")).await;
+    let mut items: Vec<_> = (0..2_000).map(|_| Item::named("ok")).collect();
+    items.extend((0..20).map(|_| Item::named("failed").error()));
+    for tenant in ["gold", "bronze"] {
+        grpc.clone().tenant(tenant).spans(spans(&[], &items)).await.unwrap();
+    }
+    let metrics = tollgate.settled().await;
+    let sent = |tenant| metrics.sum("tollgate_sent_items_total", &[("tenant", tenant)]);
+    assert_eq!(sent("gold"), 2_020.0);
+    // Binomial(2000, 0.25): six standard deviations are 116.
+    assert!((404.0..=636.0).contains(&sent("bronze")), "{}", sent("bronze"));
+    let arrived = backend.items("traces");
+    assert_eq!(arrived.iter().filter(|item| item.name == "failed").count(), 40);
+    let counted =
+        |item: &&crate::harness::Arrived| item.name == "ok" && item.resource["tenant.id"] == "bronze";
+    assert!(arrived.iter().filter(counted).all(|item| item.trace_state == "ot=th:c"));
+    tollgate.stop().await;
+}

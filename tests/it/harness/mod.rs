@@ -1,0 +1,34 @@
+//! The world around the program under test: a process, its clients, its destinations.
+
+mod client;
+mod metrics;
+mod payload;
+mod process;
+mod sink;
+
+pub use client::{Grpc, Http};
+pub use metrics::Metrics;
+pub use payload::{Item, logs, metrics, spans};
+pub use process::Tollgate;
+pub use process::get;
+pub use sink::{Answer, Arrived, Sink};
+
+use std::time::Duration;
+
+/// How long anything expected may take before the test fails: generous, because machines are shared.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks `ready` again and again until it gives a value.
+pub async fn eventually<T, F>(what: &str, mut ready: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = ready().await {
+            return value;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "still waiting for {what} after {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

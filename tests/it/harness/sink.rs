@@ -1,0 +1,231 @@
+//! A destination: takes OTLP/gRPC and OTLP/HTTP, keeps what it got, answers as told.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
+use prost::Message;
+
+/// How the sink answers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Answer {
+    /// Takes the data.
+    Ok,
+    /// gRPC UNAVAILABLE / HTTP 503: try again.
+    Unavailable,
+    /// gRPC INVALID_ARGUMENT / HTTP 400: never try again.
+    Invalid,
+    /// No answer at all while this is set.
+    Silence,
+}
+
+/// One item as it arrived.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Arrived {
+    /// Span name, metric name, log body.
+    pub name: String,
+    pub resource: HashMap<String, String>,
+    pub attributes: HashMap<String, String>,
+    pub trace_state: String,
+}
+
+#[derive(Default)]
+struct State {
+    answer: Mutex<Option<Answer>>,
+    items: Mutex<Vec<(&'static str, Arrived)>>,
+}
+
+/// A listening destination; it ends with the test.
+#[derive(Clone)]
+pub struct Sink {
+    address: SocketAddr,
+    state: Arc<State>,
+}
+
+impl Sink {
+    pub async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let sink = Self { address: listener.local_addr().unwrap(), state: Arc::default() };
+        let state = sink.state.clone();
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let state = state.clone();
+                tokio::spawn(async move {
+                    let service = service_fn(move |request| serve(state.clone(), request));
+                    let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        sink
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub fn answer(&self, answer: Answer) {
+        *self.state.answer.lock().unwrap() = Some(answer);
+    }
+
+    /// The items of one signal (`traces`, `metrics`, `logs`) so far.
+    pub fn items(&self, signal: &str) -> Vec<Arrived> {
+        let items = self.state.items.lock().unwrap();
+        items.iter().filter(|(s, _)| *s == signal).map(|(_, item)| item.clone()).collect()
+    }
+
+    /// Waits for this many items of a signal.
+    pub async fn wait_for(&self, signal: &str, count: usize) -> Vec<Arrived> {
+        super::eventually(&format!("{count} items of {signal}"), || async {
+            let items = self.items(signal);
+            (items.len() >= count).then_some(items)
+        })
+        .await
+    }
+}
+
+type Body = http_body_util::combinators::BoxBody<Bytes, std::convert::Infallible>;
+
+async fn serve(
+    state: Arc<State>,
+    request: http::Request<hyper::body::Incoming>,
+) -> Result<http::Response<Body>, std::convert::Infallible> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let grpc =
+        head.headers.get("content-type").is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+    loop {
+        let answer = state.answer.lock().unwrap().unwrap_or(Answer::Ok);
+        match answer {
+            Answer::Silence => tokio::time::sleep(Duration::from_millis(10)).await,
+            Answer::Ok => break,
+            Answer::Unavailable => return Ok(respond(grpc, 14, 503)),
+            Answer::Invalid => return Ok(respond(grpc, 3, 400)),
+        }
+    }
+    let encoding = if grpc { "grpc-encoding" } else { "content-encoding" };
+    let body = if grpc { body.slice(5..) } else { body };
+    let body = decompress(head.headers.get(encoding), body);
+    let (signal, arrived) = decode(head.uri.path(), &body);
+    state.items.lock().unwrap().extend(arrived.into_iter().map(|item| (signal, item)));
+    Ok(respond(grpc, 0, 200))
+}
+
+fn respond(grpc: bool, code: u8, status: u16) -> http::Response<Body> {
+    if !grpc {
+        let builder =
+            http::Response::builder().status(status).header("content-type", "application/x-protobuf");
+        return builder.body(Full::new(Bytes::new()).boxed()).unwrap();
+    }
+    let builder = http::Response::builder().header("content-type", "application/grpc");
+    if code != 0 {
+        return builder
+            .header("grpc-status", code.to_string())
+            .body(Full::new(Bytes::new()).boxed())
+            .unwrap();
+    }
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("grpc-status", "0".parse().unwrap());
+    let message = Full::new(Bytes::from_static(&[0, 0, 0, 0, 0]));
+    builder.body(message.with_trailers(async { Some(Ok(trailers)) }).boxed()).unwrap()
+}
+
+fn decompress(encoding: Option<&http::HeaderValue>, body: Bytes) -> Bytes {
+    use std::io::Read;
+    let mut out = Vec::new();
+    match encoding.map(|value| value.as_bytes()) {
+        Some(b"gzip") => flate2::read::MultiGzDecoder::new(&body[..]).read_to_end(&mut out).unwrap(),
+        Some(b"zstd") => zstd::stream::read::Decoder::new(&body[..]).unwrap().read_to_end(&mut out).unwrap(),
+        _ => return body,
+    };
+    BytesMut::from(&out[..]).freeze()
+}
+
+fn decode(path: &str, body: &[u8]) -> (&'static str, Vec<Arrived>) {
+    if path.contains("race") {
+        ("traces", spans(ExportTraceServiceRequest::decode(body).unwrap()))
+    } else if path.contains("etrics") {
+        ("metrics", points(ExportMetricsServiceRequest::decode(body).unwrap()))
+    } else {
+        ("logs", records(ExportLogsServiceRequest::decode(body).unwrap()))
+    }
+}
+
+fn texts(attributes: &[KeyValue]) -> HashMap<String, String> {
+    let text = |kv: &KeyValue| match kv.value.as_ref().and_then(|v| v.value.as_ref()) {
+        Some(Value::StringValue(text)) => text.clone(),
+        Some(Value::IntValue(n)) => n.to_string(),
+        Some(Value::BoolValue(b)) => b.to_string(),
+        Some(Value::DoubleValue(d)) => d.to_string(),
+        other => format!("{other:?}"),
+    };
+    attributes.iter().map(|kv| (kv.key.clone(), text(kv))).collect()
+}
+
+fn spans(request: ExportTraceServiceRequest) -> Vec<Arrived> {
+    let mut all = Vec::new();
+    for of in request.resource_spans {
+        let resource = texts(&of.resource.unwrap_or_default().attributes);
+        for span in of.scope_spans.into_iter().flat_map(|scope| scope.spans) {
+            let attributes = texts(&span.attributes);
+            all.push(Arrived {
+                name: span.name,
+                resource: resource.clone(),
+                attributes,
+                trace_state: span.trace_state,
+            });
+        }
+    }
+    all
+}
+
+fn records(request: ExportLogsServiceRequest) -> Vec<Arrived> {
+    let mut all = Vec::new();
+    for of in request.resource_logs {
+        let resource = texts(&of.resource.unwrap_or_default().attributes);
+        for record in of.scope_logs.into_iter().flat_map(|scope| scope.log_records) {
+            let name = match record.body.and_then(|body| body.value) {
+                Some(Value::StringValue(text)) => text,
+                other => format!("{other:?}"),
+            };
+            let attributes = texts(&record.attributes);
+            all.push(Arrived { name, resource: resource.clone(), attributes, trace_state: String::new() });
+        }
+    }
+    all
+}
+
+fn points(request: ExportMetricsServiceRequest) -> Vec<Arrived> {
+    use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+    let mut all = Vec::new();
+    for of in request.resource_metrics {
+        let resource = texts(&of.resource.unwrap_or_default().attributes);
+        for metric in of.scope_metrics.into_iter().flat_map(|scope| scope.metrics) {
+            let attributes: Vec<HashMap<_, _>> = match metric.data {
+                Some(Data::Gauge(d)) => d.data_points.iter().map(|p| texts(&p.attributes)).collect(),
+                Some(Data::Sum(d)) => d.data_points.iter().map(|p| texts(&p.attributes)).collect(),
+                Some(Data::Histogram(d)) => d.data_points.iter().map(|p| texts(&p.attributes)).collect(),
+                other => panic!("no test sends {other:?}"),
+            };
+            for attributes in attributes {
+                let (name, resource) = (metric.name.clone(), resource.clone());
+                all.push(Arrived { name, resource, attributes, trace_state: String::new() });
+            }
+        }
+    }
+    all
+}

@@ -1,0 +1,21 @@
+//! Black-box tests: they start the real program, talk OTLP to it, and end with the conservation law.
+#![allow(
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    clippy::let_underscore_must_use,
+    reason = "tests fail by panicking and own their tasks for a few seconds"
+)]
+
+mod backpressure;
+mod cli;
+mod clients;
+mod documents;
+mod examples;
+mod gate;
+mod harness;
+mod layers;
+mod life;
+mod sampling;
