@@ -29,6 +29,7 @@ pub struct Start {
     policies: Option<String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    wrapper: Vec<String>,
     dir: tempfile::TempDir,
 }
 
@@ -60,12 +61,20 @@ impl Start {
         self
     }
 
+    /// Starts the program by a command that ends in executing its arguments.
+    pub fn by(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
     /// Starts the program and waits for its `ready` event.
     pub async fn start(self) -> Tollgate {
         let config = self.dir.path().join("collector.yaml");
         std::fs::write(&config, &self.config).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-        command.arg("run").arg("--config").arg(&config).arg("--log-format=json");
+        let words = self.wrapper.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_tollgate")]);
+        let words: Vec<&str> = words.collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg("run").arg("--config").arg(&config).arg("--log-format=json");
         for set in [
             "service.telemetry.metrics.readers=[{pull: {exporter: {prometheus: {host: 127.0.0.1, port: 0}}}}]",
             "extensions.admin.endpoint=127.0.0.1:0",
@@ -111,6 +120,7 @@ impl Tollgate {
             policies: None,
             arguments: Vec::new(),
             environment: Vec::new(),
+            wrapper: Vec::new(),
             dir: tempfile::tempdir().unwrap(),
         }
     }
