@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::identity::TenantId;
 use crate::otlp::Signal;
-use crate::outcome::{Account, Books};
+use crate::outcome::{Account, Books, DroppedReason};
 
 mod model;
 
