@@ -107,6 +107,11 @@ impl Flows {
         self.slab.iter()
     }
 
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.slab.places()
+    }
+
     /// Reads every share anew.
     pub(super) fn reshare(&mut self, guaranteed: u64) {
         (self.guaranteed, self.weights, self.guarantees_used) = (guaranteed, 0, 0);
@@ -118,7 +123,12 @@ impl Flows {
     }
 
     /// Whether a flow may have `size` more of a queue of which `used` is in use.
-    pub(super) fn admit(&self, place: u32, size: &Size, (bounds, used): (&Bounds, &Size)) -> Result<(), Cause> {
+    pub(super) fn admit(
+        &self,
+        place: u32,
+        size: &Size,
+        (bounds, used): (&Bounds, &Size),
+    ) -> Result<(), Cause> {
         let Some(standing) = self.slab.get(place) else { return Err(Cause::Full) };
         let (share, own) = (&standing.share, &standing.used);
         let free = bounds.max_bytes.saturating_sub(used.bytes + self.kept_for_others(standing));

@@ -100,6 +100,12 @@ impl Schedule {
         self.recount();
     }
 
+    /// How many places for flows and for batches there are, used or free.
+    #[cfg(test)]
+    pub(super) fn places(&self) -> (usize, usize) {
+        (self.flows.places(), self.entries.places())
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.entries.len() == 0
     }

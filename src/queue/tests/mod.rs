@@ -9,6 +9,7 @@ use crate::identity::TenantId;
 use crate::otlp::Signal;
 use crate::outcome::{Account, Books, DroppedReason};
 
+mod fair;
 mod model;
 
 const MIB: u64 = 1024 * 1024;
