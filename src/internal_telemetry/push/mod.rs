@@ -31,16 +31,6 @@ use super::{Families, Family, Kind, OwnResource, Point, Telemetry, Value};
 use crate::config::service::{OtlpProtocol, OtlpPush, Periodic};
 use crate::tasks::Scope;
 
-/// Finds what is wrong with a destination without network, disk or runtime.
-///
-/// # Errors
-/// [`PushError::Endpoint`] or [`PushError::Header`]: the configuration is refused.
-pub fn check(otlp: &OtlpPush) -> Result<(), PushError> {
-    channel::url(otlp)?;
-    metadata(otlp, &OwnResource::automatic())?;
-    Ok(())
-}
-
 /// Pushes metrics from now on, and once more when `scope` is cancelled.
 ///
 /// The last push takes at most the configured timeout, and no longer than the scope's grace.
