@@ -120,7 +120,7 @@ pub struct RetryOnFailure {
     pub randomization_factor: f64,
     /// Each wait is this many times the one before. Default: 1.5. Range: at least 1.
     pub multiplier: f64,
-    /// The longest wait, unless the destination asks for a longer one. Default: 30s.
+    /// The longest wait, unless the destination asks for a longer one. Default: 30s. Range: above 0.
     #[serde(with = "crate::units::duration")]
     #[schemars(schema_with = "crate::units::duration::schema")]
     pub max_interval: Duration,
