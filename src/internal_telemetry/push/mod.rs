@@ -27,7 +27,7 @@ pub use channel::{OWN_HEADER, PushError, is_own};
 pub(super) use channel::{connect, metadata};
 pub(super) use http_post::{HttpPost, PostFailure};
 
-use super::{Families, Family, Kind, OwnResource, Point, Telemetry, Value};
+use super::{Families, Family, Kind, Point, Telemetry, Value};
 use crate::config::service::{OtlpProtocol, OtlpPush, Periodic};
 use crate::tasks::Scope;
 
