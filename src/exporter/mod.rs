@@ -39,7 +39,7 @@ use crate::internal_telemetry::metrics::ExporterMetrics;
 use crate::outcome::DroppedReason;
 use crate::queue::{Bounds, Queue, Wanted};
 use crate::tasks::{Scope, Workers};
-use crate::tls::TlsError;
+use crate::tls::{ClientTls, TlsError};
 
 use consumer::Consumer;
 use destination::Destination;
@@ -90,6 +90,7 @@ struct Plan {
 struct Running {
     consumers: Scope,
     connections: Scope,
+    tls: Option<ClientTls>,
     /// Resolves when what sends has put down everything, for those that write behind.
     finished: Option<oneshot::Receiver<()>>,
 }
@@ -175,6 +176,11 @@ impl Exporter {
         self.0.plan.blocks_on_overflow
     }
 
+    /// Its certificates and authorities, once it is started and if it speaks TLS.
+    pub fn tls(&self) -> Option<ClientTls> {
+        self.running().as_ref().and_then(|running| running.tls.clone())
+    }
+
     /// Loads certificates, opens files and starts the consumers; connections are opened when there is
     /// something to send. To be called once.
     ///
@@ -185,6 +191,7 @@ impl Exporter {
         let mut running = Running {
             consumers: scope.child("consumers"),
             connections: scope.child("connections"),
+            tls: None,
             finished: None,
         };
         // Tasks that belong to no worker's connections run on the first.
@@ -196,11 +203,13 @@ impl Exporter {
                 let tls = settings.load_tls(&running.connections);
                 let tls = tls.map_err(|error| StartError::Tls { exporter: exporter(), error })?;
                 self.consume(&running, workers, |worker| settings.connect(tls.as_ref(), &on(worker)));
+                running.tls = tls;
             }
             Kind::OtlpHttp(settings) => {
                 let tls = settings.load_tls(&running.connections);
                 let tls = tls.map_err(|error| StartError::Tls { exporter: exporter(), error })?;
                 self.consume(&running, workers, |worker| settings.connect(tls.as_ref(), &on(worker)));
+                running.tls = tls;
             }
             Kind::Debug(config) => {
                 let log = Arc::new(debug::Log::new(&self.0.id, config));

@@ -151,6 +151,7 @@ pub struct Receiver {
     /// Owns the listening sockets.
     doors: Scope,
     addresses: Vec<(Transport, Address)>,
+    tls: Vec<(Transport, ServerTls)>,
 }
 
 impl Receiver {
@@ -192,6 +193,11 @@ impl Receiver {
     /// Where it listens.
     pub fn local_addrs(&self) -> &[(Transport, Address)] {
         &self.addresses
+    }
+
+    /// The certificates of its listeners.
+    pub fn tls(&self) -> &[(Transport, ServerTls)] {
+        &self.tls
     }
 
     /// Closes the listening sockets, which are free to be bound again when it returns; connections go on.
@@ -241,9 +247,11 @@ impl Bound {
         let scope = scope.child("receiver");
         let doors = scope.child("accept");
         let workers: Arc<[Worker]> = workers.all().into();
+        let mut secured = Vec::new();
         for door in self.doors {
             if let Some(tls) = &door.tls {
                 tls.watch(&scope);
+                secured.push((door.transport, tls.clone()));
             }
             let dealing = Dealing {
                 scope: scope.clone(),
@@ -259,7 +267,7 @@ impl Bound {
             let port = Arc::new(Port { service: Arc::new(service), rules: door.connections, tls: door.tls });
             doors.spawn("accept", listen::accept(door.listener, port, dealing));
         }
-        Receiver { scope, doors, addresses }
+        Receiver { scope, doors, addresses, tls: secured }
     }
 }
 

@@ -19,6 +19,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::admin::Readiness;
+use crate::config::service;
+use crate::internal_telemetry::logging::Log;
 use crate::internal_telemetry::{LogFormat, OwnResource, Telemetry, Traces, logging, push};
 use crate::outcome::{Books, DroppedReason};
 use crate::receiver::Sockets;
@@ -111,6 +113,9 @@ pub struct Collector {
     generation: Generation,
     retired: Vec<Retired>,
     traces: Option<Traces>,
+    log: Log,
+    /// The part of the configuration that only a restart can change, as it is in force.
+    own: service::Telemetry,
 }
 
 impl Collector {
@@ -154,6 +159,7 @@ impl Collector {
         let mut sockets = Sockets::default();
         sockets.begin();
         let generation = Generation::start(graph, &scope, &workers, &mut sockets).await?;
+        generation.show_tls(&telemetry);
         readiness.set_ready();
         let retired = Vec::new();
         let collector = Self {
@@ -168,6 +174,8 @@ impl Collector {
             generation,
             retired,
             traces,
+            log,
+            own: config.service.telemetry.clone(),
         };
         let addresses = collector.announcement();
         let version = env!("CARGO_PKG_VERSION");
@@ -216,9 +224,30 @@ impl Collector {
         }
         self.sockets.commit();
         self.policies.switch(&checked, &self.scope).await;
+        next.show_tls(&self.telemetry);
+        self.follow(&checked.config.service.telemetry);
         let old = std::mem::replace(&mut self.generation, next);
         self.retired.push(old.retire(&self.scope, self.options.shutdown_grace));
         Ok(())
+    }
+
+    /// Takes over what can change while the program runs, and says so if there is more.
+    fn follow(&mut self, wanted: &service::Telemetry) {
+        self.log.set_level(wanted.logs.level);
+        self.own.logs.level = wanted.logs.level;
+        // Prometheus endpoints are surfaces, which follow by themselves.
+        let fixed = |own: &service::Telemetry| {
+            let pushed = |reader: &&service::Reader| reader.periodic.is_some();
+            let readers: Vec<_> = own.metrics.active_readers().iter().filter(pushed).cloned().collect();
+            (own.logs.clone(), readers, own.traces.clone(), own.resource.clone())
+        };
+        if fixed(&self.own) != fixed(wanted) {
+            tracing::warn!(
+                name: "config.restart_needed",
+                "service.telemetry changed: logs (except their level), pushed metrics, traces and resource \
+                 stay as they are until a restart"
+            );
+        }
     }
 
     /// Stops taking data, delivers what was accepted until the grace ends, counts the rest as dropped.
