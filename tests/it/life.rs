@@ -104,7 +104,7 @@ async fn sighup_with_a_bad_configuration_changes_nothing() {
 }
 
 /// The receiver section of a running Tollgate, with the ports it got.
-fn at(tollgate: &Tollgate) -> String {
+pub fn at(tollgate: &Tollgate) -> String {
     let (grpc, http) = (tollgate.address("otlp/grpc"), tollgate.address("otlp/http"));
     format!(
         "\nreceivers: {{ otlp: {{ protocols: {{ grpc: {{ endpoint: '{grpc}' }}, http: {{ endpoint: '{http}' }} }} }} }}\n"

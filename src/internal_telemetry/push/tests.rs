@@ -23,6 +23,7 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use super::*;
 use crate::config::service::{self, Header, OtlpPush, PushExporter};
+use crate::internal_telemetry::OwnResource;
 use crate::internal_telemetry::tests::busy;
 use crate::internal_telemetry::traces::{Traces, request_span};
 use crate::otlp::Signal;
