@@ -5,7 +5,7 @@ use crate::harness::{Grpc, Item, Sink, Tollgate, spans};
 const PLAIN: &str = "
 {otlp}
 processors: { batch: }
-exporters: { otlp_grpc: { endpoint: '{next}', tls: { insecure: true } } }
+exporters: { otlp_grpc: { endpoint: '{next}', compression: none, tls: { insecure: true } } }
 service:
   pipelines:
     traces: { receivers: [otlp], processors: [{processors}], exporters: [otlp_grpc] }

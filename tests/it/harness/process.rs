@@ -30,6 +30,7 @@ pub struct Start {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     keep_readers: bool,
+    wrapper: Vec<String>,
     dir: tempfile::TempDir,
 }
 
@@ -70,12 +71,20 @@ impl Start {
         self
     }
 
+    /// Starts the program by a command that ends in executing its arguments.
+    pub fn by(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
     /// Starts the program and waits for its `ready` event.
     pub async fn start(self) -> Tollgate {
         let config = self.dir.path().join("collector.yaml");
         std::fs::write(&config, &self.config).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-        command.arg("run").arg("--config").arg(&config).arg("--log-format=json");
+        let words = self.wrapper.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_tollgate")]);
+        let words: Vec<&str> = words.collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg("run").arg("--config").arg(&config).arg("--log-format=json");
         command.arg("--set=extensions.admin.endpoint=127.0.0.1:0");
         if !self.keep_readers {
             command.arg(format!("--set=service.telemetry.metrics.readers={READERS}"));
@@ -120,6 +129,7 @@ impl Tollgate {
             arguments: Vec::new(),
             environment: Vec::new(),
             keep_readers: false,
+            wrapper: Vec::new(),
             dir: tempfile::tempdir().unwrap(),
         }
     }
