@@ -126,11 +126,7 @@ fn refusal(exporter: &Exporter, full: &QueueFull) -> Refusal {
     let exporter = exporter.id().to_owned();
     match full.never_fits {
         true => Refusal::NeverFits { exporter },
-        false => {
-            // Each sender is told; whoever runs the collector learns it here, as often as the log allows.
-            tracing::warn!(name: "queue.full", exporter, "sending queue is full, data is refused");
-            Refusal::QueueFull { exporter, retry_after: full.retry_after }
-        }
+        false => Refusal::QueueFull { exporter, retry_after: full.retry_after },
     }
 }
 
