@@ -116,7 +116,7 @@ fn print(text: &str) -> ExitCode {
 /// Writes problems to stderr.
 #[allow(clippy::print_stderr, reason = "what went wrong belongs on stderr")]
 fn complain(problems: &crate::yaml::Problems) {
-    eprint!("{problems}");
+    eprintln!("{problems}");
 }
 
 /// Says why a command failed.

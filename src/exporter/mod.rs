@@ -46,6 +46,9 @@ use destination::Destination;
 
 /// Merged without waiting: at 600 B a span, requests of about 1,700 spans; larger ones cost more per span.
 const OPPORTUNISTIC_BYTES: u64 = 1024 * 1024;
+/// What batches are merged to at most where nothing else is said: larger requests are refused for good by
+/// receivers of OTLP/gRPC with default limits.
+const MERGED_BYTES: u64 = 4 * 1024 * 1024;
 /// Without a queue every sender waits for its own request, as many as these at a time.
 const CONSUMERS_WITHOUT_QUEUE: usize = 64;
 /// What consumers and connections get to stop once they are told.
@@ -339,12 +342,21 @@ fn wanted(queue: &SendingQueue, max_bytes: u64) -> Wanted {
         // Whose request failed could not be told otherwise.
         _ if !queue.enabled => Wanted { sizer: config::Sizer::Requests, max: 1, ..Wanted::up_to(max_bytes) },
         None => Wanted::up_to(OPPORTUNISTIC_BYTES.min(max_bytes)),
-        Some(Batching { flush_timeout, min_size, max_size, sizer, .. }) => Wanted {
-            sizer: *sizer,
-            min: *min_size,
-            max: if *max_size == 0 { u64::MAX } else { *max_size },
-            max_bytes,
-            flush_timeout: *flush_timeout,
+        Some(batch) => Wanted {
+            sizer: batch.sizer,
+            min: batch.min_size,
+            max: if batch.max_size == 0 { u64::MAX } else { batch.max_size },
+            max_bytes: merged_bytes(batch).min(max_bytes),
+            flush_timeout: batch.flush_timeout,
         },
+    }
+}
+
+/// How large merged requests may become: as large as is asked for in bytes, else what receivers take by
+/// default.
+fn merged_bytes(batch: &Batching) -> u64 {
+    match batch.sizer {
+        config::Sizer::Bytes => MERGED_BYTES.max(batch.min_size).max(batch.max_size),
+        config::Sizer::Items | config::Sizer::Requests => MERGED_BYTES,
     }
 }

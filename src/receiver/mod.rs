@@ -100,28 +100,28 @@ pub struct Metrics {
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The endpoint is not one.
-    #[error("{endpoint:?}: {source}")]
+    #[error("{endpoint:?}: {error}")]
     Endpoint {
         /// As configured.
         endpoint: String,
         /// What is wrong.
-        source: BadEndpoint,
+        error: BadEndpoint,
     },
     /// The system does not let us listen there.
-    #[error("cannot listen on {endpoint}: {source}")]
+    #[error("cannot listen on {endpoint}: {error}")]
     Listen {
         /// As configured.
         endpoint: String,
         /// The system's answer.
-        source: io::Error,
+        error: io::Error,
     },
     /// The certificates cannot be used.
-    #[error("tls of {endpoint}: {source}")]
+    #[error("tls of {endpoint}: {error}")]
     Tls {
         /// As configured.
         endpoint: String,
         /// What is wrong.
-        source: TlsError,
+        error: TlsError,
     },
 }
 
@@ -277,10 +277,10 @@ async fn open(
     sockets: &mut Sockets,
 ) -> Result<(Listener, Address, Option<ServerTls>), BindError> {
     let named = || endpoint.to_owned();
-    let tls = tls.transpose().map_err(|source| BindError::Tls { endpoint: named(), source })?;
+    let tls = tls.transpose().map_err(|error| BindError::Tls { endpoint: named(), error })?;
     let place = Endpoint::parse(endpoint, network)
-        .map_err(|source| BindError::Endpoint { endpoint: named(), source })?;
-    let refused = |source| BindError::Listen { endpoint: named(), source };
+        .map_err(|error| BindError::Endpoint { endpoint: named(), error })?;
+    let refused = |error| BindError::Listen { endpoint: named(), error };
     let listener = sockets.listen(&place).await.map_err(refused)?;
     let address = listener.address().map_err(refused)?;
     Ok((listener, address, tls))

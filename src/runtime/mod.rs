@@ -59,6 +59,9 @@ impl Options {
 const BAD_CONFIG: u8 = 78;
 /// The program failed while it ran, as sysexits has it.
 const FAILED: u8 = 70;
+/// Earlier configurations that may deliver at a time: each can hold its queues' bounds in memory, and a
+/// destination that is dead must not keep its own correction out.
+const MAX_RETIRED: usize = 4;
 /// What is granted past the drain to tasks that should have ended.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
@@ -187,9 +190,9 @@ impl Collector {
     /// sockets, and what the old one accepted is delivered in the background.
     pub async fn reload(&mut self) {
         self.retired.retain(|retired| !retired.is_drained());
-        if let Some(retired) = self.retired.first() {
-            let items = retired.items();
-            tracing::error!(name: "config.refused", items, "an earlier configuration is still delivering; try again later");
+        if self.retired.len() >= MAX_RETIRED {
+            let items = self.retired.iter().map(Retired::items).sum::<u64>();
+            tracing::error!(name: "config.refused", items, "{MAX_RETIRED} earlier configurations are still delivering; try again later");
             return;
         }
         match self.replace().await {
@@ -326,7 +329,7 @@ fn report(books: &Books, scope: &Scope) {
 /// Before there is a log, people read stderr.
 #[allow(clippy::print_stderr, reason = "the log is not set up yet, or the program ends here")]
 fn refuse(problems: &Problems) -> ExitCode {
-    eprint!("{problems}");
+    eprintln!("{problems}");
     ExitCode::from(BAD_CONFIG)
 }
 

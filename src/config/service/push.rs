@@ -20,7 +20,10 @@ pub enum BadPush {
     },
     /// One of `client_certificate` and `client_key` without the other.
     #[error("`client_certificate` and `client_key` need each other")]
-    HalfAPair,
+    HalfAPair {
+        /// The one that is there.
+        key: &'static str,
+    },
 }
 
 impl BadPush {
@@ -29,7 +32,7 @@ impl BadPush {
         match self {
             BadPush::Endpoint(_) => "endpoint".to_owned(),
             BadPush::Header { position, .. } => format!("headers[{position}]"),
-            BadPush::HalfAPair => "client_certificate".to_owned(),
+            BadPush::HalfAPair { key } => (*key).to_owned(),
         }
     }
 }
@@ -77,8 +80,10 @@ impl OtlpPush {
                 bad.push(BadPush::Header { position, name: header.name.clone() });
             }
         }
-        if self.client_certificate.is_some() != self.client_key.is_some() {
-            bad.push(BadPush::HalfAPair);
+        match (&self.client_certificate, &self.client_key) {
+            (Some(_), None) => bad.push(BadPush::HalfAPair { key: "client_certificate" }),
+            (None, Some(_)) => bad.push(BadPush::HalfAPair { key: "client_key" }),
+            _ => {}
         }
         bad
     }

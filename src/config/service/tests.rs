@@ -120,7 +120,7 @@ traces:
             "service.telemetry.metrics.readers[1].periodic.exporter.otlp.headers[1]: header `a b` has a name or value that cannot be sent",
             "service.telemetry.metrics.readers[1].periodic.exporter.otlp.headers[2]: header `k-bin` has a name or value that cannot be sent",
             "service.telemetry.traces.processors[0].batch.exporter.otlp.endpoint: `a b` is not an endpoint such as http://localhost:4317",
-            "service.telemetry.traces.processors[0].batch.exporter.otlp.client_certificate: `client_certificate` and `client_key` need each other",
+            "service.telemetry.traces.processors[0].batch.exporter.otlp.client_key: `client_certificate` and `client_key` need each other",
         ]
     );
 }
