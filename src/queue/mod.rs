@@ -106,6 +106,9 @@ struct State {
     woken: bool,
     /// A consumer sleeps until the oldest batch is due, so that another need not.
     timed: bool,
+    /// What the metrics have of this queue, in units of the sizer and in bytes; after a reload they have
+    /// the queue of the old configuration as well.
+    shown: (i64, i64),
 }
 
 impl Queue {
@@ -128,6 +131,7 @@ impl Queue {
             reservations: 0,
             woken: false,
             timed: false,
+            shown: (0, 0),
         };
         let ready = Notify::new();
         let shared = Shared { state: Mutex::new(state), wanted, ready, metrics: metrics.clone() };
@@ -294,10 +298,13 @@ impl Queue {
         state.waiters.wake_next();
     }
 
-    fn show(&self, state: &State) {
-        let show = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        self.0.metrics.queue_size.set(show(state.room.used().by(state.room.bounds().sizer)));
-        self.0.metrics.queue_bytes.set(show(state.room.used().bytes));
+    fn show(&self, state: &mut State) {
+        let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let used = state.room.used();
+        let now = (signed(used.by(state.room.bounds().sizer)), signed(used.bytes));
+        let before = std::mem::replace(&mut state.shown, now);
+        self.0.metrics.queue_size.add(now.0 - before.0);
+        self.0.metrics.queue_bytes.add(now.1 - before.1);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

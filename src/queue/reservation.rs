@@ -168,7 +168,7 @@ impl Reservation {
         for (place, part) in &self.parts {
             state.schedule.flows.give_back(*place, part);
         }
-        self.queue.show(&state);
+        self.queue.show(&mut state);
         self.queue.wake_consumer(&mut state);
         let done = state.closed && state.reservations == 0;
         drop(state);

@@ -147,7 +147,7 @@ async fn worker_threads_follow_the_cpu_quota() {
 }
 
 /// The receiver section of a running Tollgate, with the ports it got.
-fn at(tollgate: &Tollgate) -> String {
+pub fn at(tollgate: &Tollgate) -> String {
     let (grpc, http) = (tollgate.address("otlp/grpc"), tollgate.address("otlp/http"));
     format!(
         "\nreceivers: {{ otlp: {{ protocols: {{ grpc: {{ endpoint: '{grpc}' }}, http: {{ endpoint: '{http}' }} }} }} }}\n"
