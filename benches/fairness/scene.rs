@@ -15,27 +15,25 @@ use crate::support::{http2, payload};
 /// A backend that answers every request after a delay, on a thread of its own.
 pub(crate) struct SlowSink {
     pub(crate) address: SocketAddr,
-    delay_us: Arc<AtomicU64>,
     requests: Arc<AtomicU64>,
 }
 
 impl SlowSink {
     pub(crate) fn start(delay: Duration) -> Self {
-        let delay_us = Arc::new(AtomicU64::new(delay.as_micros() as u64));
         let requests = Arc::new(AtomicU64::new(0));
         let (tell, told) = std::sync::mpsc::sync_channel(1);
-        let (delay, count) = (delay_us.clone(), requests.clone());
+        let count = requests.clone();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime").block_on(async move {
                 let (listener, address) = http2::listen().await;
                 tell.send(address).expect("the benchmark waits for the address");
                 while let Ok((tcp, _)) = listener.accept().await {
-                    tokio::spawn(connection(tcp, delay.clone(), count.clone()));
+                    tokio::spawn(connection(tcp, delay, count.clone()));
                 }
             });
         });
-        Self { address: told.recv().expect("the sink listens"), delay_us, requests }
+        Self { address: told.recv().expect("the sink listens"), requests }
     }
 
     pub(crate) fn requests(&self) -> u64 {
@@ -43,17 +41,17 @@ impl SlowSink {
     }
 }
 
-async fn connection(tcp: tokio::net::TcpStream, delay: Arc<AtomicU64>, count: Arc<AtomicU64>) {
+async fn connection(tcp: tokio::net::TcpStream, delay: Duration, count: Arc<AtomicU64>) {
     let Some(mut connection) = http2::accept(tcp).await else { return };
     while let Some(Ok((request, mut respond))) = connection.accept().await {
-        let (delay, count) = (delay.clone(), count.clone());
+        let count = count.clone();
         tokio::spawn(async move {
             let mut body = request.into_body();
             while let Some(Ok(chunk)) = body.data().await {
                 // An error here or in the answer means that the client is gone, and with it the request.
                 drop(body.flow_control().release_capacity(chunk.len()));
             }
-            tokio::time::sleep(Duration::from_micros(delay.load(Ordering::Relaxed))).await;
+            tokio::time::sleep(delay).await;
             count.fetch_add(1, Ordering::Relaxed);
             drop(http2::answer_ok(&mut respond));
         });
