@@ -51,8 +51,8 @@ impl HttpPost {
         }
         let authority = url.authority().map_or("", |authority| authority.as_str());
         // Without the user name a URL may have.
-        let host =
-            HeaderValue::from_str(authority.rsplit('@').next().unwrap_or(authority)).map_err(|_| BadPush::Endpoint)?;
+        let host = HeaderValue::from_str(authority.rsplit('@').next().unwrap_or(authority))
+            .map_err(|_| BadPush::Endpoint)?;
         let mut headers = metadata.into_headers();
         headers.insert(header::HOST, host);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
