@@ -17,6 +17,7 @@ mod documents;
 mod examples;
 mod gate;
 mod harness;
+mod hostile;
 mod layers;
 mod life;
 mod own_telemetry;
