@@ -24,7 +24,7 @@ async fn connections_that_broke_off_leave_no_task_and_no_descriptor() {
         (metrics.sum("tollgate_receiver_connections", &[]) == 0.0)
             .then(|| (metrics.sum("tollgate_tasks_alive", &[]), descriptors(&tollgate)))
     };
-    let (tasks, fds) = eventually("no connection", || quiet()).await;
+    let (tasks, fds) = eventually("no connection", &quiet).await;
     let begun: [&[u8]; 4] = [
         b"",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
