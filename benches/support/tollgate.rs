@@ -48,12 +48,17 @@ pub(crate) struct Tollgate {
 impl Tollgate {
     /// Starts one on one worker thread, because that is what the relays it is compared with have.
     pub(crate) fn start(setup: Setup<'_>) -> Self {
+        Self::with_config(setup.binary, &collector_yaml(setup.destination), setup.policies)
+    }
+
+    /// Starts one on one worker thread with a configuration that has a receiver `otlp` and the admin API.
+    pub(crate) fn with_config(binary: &Path, config_text: &str, policies: &Path) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let config = folder.path().join("collector.yaml");
-        std::fs::write(&config, collector_yaml(setup.destination)).expect("a writable temporary folder");
+        std::fs::write(&config, config_text).expect("a writable temporary folder");
         let words = ["run", "--log-format=json", "--workers=1", "--config"].map(OsString::from);
-        let files = [config.into(), "--policies".into(), setup.policies.into()];
-        let mut program = Program::guarded("tollgate", setup.binary, &[&words[..], &files].concat());
+        let files = [config.into(), "--policies".into(), policies.into()];
+        let mut program = Program::guarded("tollgate", binary, &[&words[..], &files].concat());
         let addresses = announced_addresses(&mut program);
         let address = |name: &str| match addresses.iter().find(|(known, _)| known == name) {
             Some((_, address)) => *address,
