@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::PATIENCE;
+use super::http2::FRAME;
 use super::program::Program;
 
 /// Where the exporter sends.
@@ -100,7 +101,7 @@ fn collector_yaml(destination: Destination) -> String {
         r"receivers:
   otlp:
     protocols:
-      grpc: {{ endpoint: 127.0.0.1:0, max_recv_msg_size_mib: 16 }}
+      grpc: {{ endpoint: 127.0.0.1:0, max_recv_msg_size_mib: 16, http2: {{ max_frame_size: {FRAME} }} }}
 processors:
   tenant:
   sampling:

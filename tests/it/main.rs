@@ -18,6 +18,7 @@ mod examples;
 mod fairness;
 mod gate;
 mod harness;
+mod hostile;
 mod layers;
 mod life;
 mod own_telemetry;
