@@ -144,6 +144,10 @@ define! {
         "Items that came to be because a batch went to one more exporter or pipeline.";
     REFUSED_ITEMS: Counter "tollgate_refused_items_total" "{items}" ["tenant", "signal", "reason"]
         "Items that were not accepted; the sender was told.";
+    REFUSED_REQUESTS: Counter "tollgate_refused_requests_total" "{requests}" ["tenant", "reason"]
+        "Requests that a limit of their tenant refused, before or after their items were known.";
+    TRIMMED: Counter "tollgate_trimmed_total" "1" ["tenant", "what"]
+        "What was cut off items above the limits of their tenant: attribute_value, attribute, event or link.";
     SAMPLED_OUT_ITEMS: Counter "tollgate_sampled_out_items_total" "{items}" ["tenant", "signal"]
         "Items left out by policy.";
     SENT_ITEMS: Counter "tollgate_sent_items_total" "{items}" ["tenant", "signal"]
@@ -166,6 +170,8 @@ define! {
         "Items without a trace id or any other randomness.";
     SAMPLING_NO_RANDOM_FLAG: Counter "tollgate_sampling_no_random_flag_total" "{items}" ["tenant"]
         "Items whose trace flags do not promise a random trace id.";
+    SAMPLING_OVERSIZED: Counter "tollgate_sampling_oversized_traces_total" "{traces}" ["tenant"]
+        "Traces that alone exceed a budget of kept items and passed on credit, counted once a second and budget.";
     POLICIES_INFO: Gauge "tollgate_policies_info" "1" ["revision", "sha256"]
         "1 for the policies in force.";
     POLICIES_LAST_RELOAD_SUCCESS: Gauge "tollgate_policies_last_reload_success" "1" []

@@ -10,7 +10,7 @@ use super::families::{Families, Point, Value};
 use super::metrics::Counter;
 use super::{Inner, catalog, text, usage};
 use crate::otlp::Signal;
-use crate::outcome::{Account, Books, DroppedReason, RefusedReason};
+use crate::outcome::{Account, Books, DroppedReason, RefusedReason, Trimmed};
 
 /// A reading of everything.
 pub(super) fn read(inner: &Inner) -> Families {
@@ -139,6 +139,13 @@ fn tenant(account: &Account, families: &mut Families) {
         }
     }
     families.add(&catalog::TENANT_QUEUE_BYTES, &[tenant], queue_bytes);
+    for reason in RefusedReason::ALL.iter().filter(|reason| account.refused_requests(**reason) > 0) {
+        let requests = account.refused_requests(*reason);
+        families.add(&catalog::REFUSED_REQUESTS, &[tenant, reason.as_str()], requests);
+    }
+    for what in Trimmed::ALL.iter().filter(|what| account.trimmed(**what) > 0) {
+        families.add(&catalog::TRIMMED, &[tenant, what.as_str()], account.trimmed(*what));
+    }
 }
 
 fn program(inner: &Inner, families: &mut Families) {

@@ -15,7 +15,7 @@ use http::HeaderMap;
 
 use crate::internal_telemetry::metrics::ProcessorMetrics;
 use crate::otlp::Draft;
-use crate::tenant::{ClaimRefused, Directory, Owners};
+use crate::tenant::{Admission, ClaimRefused, Directory, LimitRefused, Owners};
 
 pub use attributes::Attributes;
 pub use memory_limiter::MemoryLimiter;
@@ -34,6 +34,8 @@ pub struct Work<'a> {
     pub directory: &'a Directory,
     /// Whose each part is, and what was left out of whose.
     pub owners: Owners,
+    /// What the request was charged, over all its pipelines.
+    pub admission: &'a mut Admission,
 }
 
 /// Why a processor lets the request go no further; nothing of it is kept.
@@ -48,6 +50,9 @@ pub enum Stop {
     /// The tenant cannot be told.
     #[error(transparent)]
     Claim(#[from] ClaimRefused),
+    /// A limit of its tenant does not let it in.
+    #[error(transparent)]
+    Limited(#[from] LimitRefused),
 }
 
 /// One processor of a pipeline.
@@ -76,6 +81,11 @@ impl Processor {
         Self { kind, metrics }
     }
 
+    /// Whether it asks whose the data is.
+    pub fn tells_tenants(&self) -> bool {
+        matches!(self.kind, Kind::Tenant)
+    }
+
     /// Notes this processor's edits.
     ///
     /// # Errors
@@ -85,7 +95,8 @@ impl Processor {
         self.metrics.incoming[signal].add(work.draft.items_left());
         match &self.kind {
             Kind::Tenant => {
-                crate::tenant::attribute(work.directory, work.headers, &mut work.draft, &mut work.owners)?
+                crate::tenant::attribute(work.directory, work.headers, &mut work.draft, &mut work.owners)?;
+                work.admission.charge(work.directory, &mut work.draft, &mut work.owners)?;
             }
             Kind::Sampling(sampling) => sampling.run(work),
             Kind::Probabilistic(sampler) => sampler.run(work),

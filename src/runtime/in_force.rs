@@ -11,6 +11,7 @@ use crate::identity::TenantId;
 use crate::internal_telemetry::Telemetry;
 use crate::policies::InForce;
 use crate::policies::watch::{Place, Status};
+use crate::sampling::Caps;
 use crate::tasks::Scope;
 use crate::tenant::Directory;
 
@@ -21,6 +22,7 @@ pub(super) struct Policies(Arc<Shared>);
 struct Shared {
     current: ArcSwap<Current>,
     directory: Arc<ArcSwap<Directory>>,
+    caps: Arc<Caps>,
     telemetry: Telemetry,
 }
 
@@ -37,6 +39,7 @@ impl Policies {
         let policies = Self(Arc::new(Shared {
             current: ArcSwap::from_pointee(current),
             directory: checked.directory(telemetry),
+            caps: Arc::default(),
             telemetry: telemetry.clone(),
         }));
         policies.follow();
@@ -59,13 +62,14 @@ impl Policies {
         }
         old.scope.close(Instant::now() + super::STOP_GRACE).await;
         self.0.current.store(Arc::new(Current::new(checked, scope)));
-        self.0.directory.store(checked.directory(&self.0.telemetry).load_full());
+        let next = self.0.directory.load().succeeded_by(checked.plan());
+        self.0.directory.store(Arc::new(next));
         self.follow();
     }
 
-    /// Where requests find the policies.
-    pub(super) fn directory(&self) -> &Arc<ArcSwap<Directory>> {
-        &self.0.directory
+    /// Where requests find the policies, and what sampling has spent under them.
+    pub(super) fn state(&self) -> (&Arc<ArcSwap<Directory>>, &Arc<Caps>) {
+        (&self.0.directory, &self.0.caps)
     }
 
     /// The file that is followed.
@@ -132,8 +136,8 @@ impl Policies {
                 let status = statuses.borrow_and_update().clone();
                 if status.revisions != before.revisions {
                     let plan = current.file.plan_arc();
-                    let ledger = policies.0.telemetry.ledger().clone();
-                    policies.0.directory.store(Arc::new(Directory::new(plan, ledger)));
+                    let next = policies.0.directory.load().succeeded_by(plan);
+                    policies.0.directory.store(Arc::new(next));
                 }
                 policies.report(&status, Some(&before));
                 before = status;

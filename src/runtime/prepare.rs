@@ -13,7 +13,7 @@ use crate::internal_telemetry::Telemetry;
 use crate::pipeline::Graph;
 use crate::policies::watch::{Place, Prepare};
 use crate::policies::{self, InForce, Plan};
-use crate::sampling;
+use crate::sampling::{self, Caps};
 use crate::tenant::Directory;
 use crate::yaml::{Location, Problems, Source};
 
@@ -121,7 +121,8 @@ fn checked(
     };
     let (Some(config), Some(policies)) = (config, policies) else { return Err(problems) };
     let checked = Checked { config, config_name: name(files.config), policies, place, warnings: problems };
-    checked.graph(&Telemetry::detached(), &checked.directory(&Telemetry::detached()))?;
+    let directory = checked.directory(&Telemetry::detached());
+    checked.graph(&Telemetry::detached(), (&directory, &Arc::default()))?;
     Ok(checked)
 }
 
@@ -159,9 +160,9 @@ impl Checked {
     pub(super) fn graph(
         &self,
         telemetry: &Telemetry,
-        directory: &Arc<ArcSwap<Directory>>,
+        policies: (&Arc<ArcSwap<Directory>>, &Arc<Caps>),
     ) -> Result<Graph, Problems> {
-        Graph::prepare(&self.config, telemetry, directory).map_err(|error| {
+        Graph::prepare(&self.config, telemetry, policies).map_err(|error| {
             let mut problems = Problems::new();
             let place = Location::start_of(Arc::new(Source::new(self.config_name.clone(), "")));
             problems.error(&place, "", error.to_string(), None);

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use moka::sync::Cache;
+use tokio::time::Instant;
 
+use super::limits::Meter;
+use super::meters::{Metered, Meters};
 use crate::identity::TenantId;
 use crate::outcome::{Account, Ledger};
-use crate::policies::{Anonymous, Block, Claim, Enrichment, Plan};
+use crate::policies::{Anonymous, Block, Claim, Enrichment, Limits, Plan};
 
 /// How many tenants are remembered with what holds for them; more are looked up anew each time.
 const REMEMBERED: u64 = 10_000;
@@ -29,14 +32,48 @@ pub struct Directory {
     ledger: Arc<Ledger>,
     tenants: Cache<TenantId, Arc<Tenant>>,
     unattributed: Arc<Tenant>,
+    meters: Arc<Meters>,
+    limits_anybody: bool,
 }
 
 impl Directory {
     /// A directory nobody was met in yet. Look-ups of another revision are never mixed in, because
     /// each revision has its own.
     pub fn new(plan: Arc<Plan>, ledger: Arc<Ledger>) -> Self {
+        Self::with_meters(plan, ledger, Arc::default())
+    }
+
+    /// The directory of the next revision; what tenants have used of their limits stays used.
+    pub fn succeeded_by(&self, plan: Arc<Plan>) -> Self {
+        Self::with_meters(plan, self.ledger.clone(), self.meters.clone())
+    }
+
+    fn with_meters(plan: Arc<Plan>, ledger: Arc<Ledger>, meters: Arc<Meters>) -> Self {
         let unattributed = Arc::new(meet(&plan, &ledger, &TenantId::unattributed()));
-        Self { plan, ledger, tenants: Cache::new(REMEMBERED), unattributed }
+        let limits_anybody = plan.limits_anybody();
+        Self { plan, ledger, tenants: Cache::new(REMEMBERED), unattributed, meters, limits_anybody }
+    }
+
+    /// Whether the size or rate of anybody's requests is limited.
+    pub(super) fn limits_anybody(&self) -> bool {
+        self.limits_anybody
+    }
+
+    /// Where a tenant is charged, and under which limits; `None`: it has none.
+    pub(super) fn meter<'a>(&'a self, tenant: &'a Tenant) -> Option<(Arc<Meter>, &'a Limits)> {
+        let limits = &tenant.block.limits;
+        if !limits.meters() {
+            return None;
+        }
+        Some(match self.meters.of(&tenant.id, Instant::now()) {
+            Metered::Own(meter) => (meter, limits),
+            Metered::Shared(meter) => (meter, &self.plan.block(TenantId::overflow().as_str()).limits),
+        })
+    }
+
+    /// The fill of everybody's limits.
+    pub fn meters(&self) -> &Meters {
+        &self.meters
     }
 
     /// The policies.
