@@ -410,7 +410,7 @@ defaults:
             "p.yaml:6:23: defaults.limits.bytes_per_second: 0 is out of range; a rate is above 0; leave the key out for no limit",
             "p.yaml:7:12: defaults.limits.burst: 50ms is out of range; allowed are 100ms to 1m",
             "p.yaml:8:16: defaults.limits.sustained: 5s is out of range; allowed are 0s, or 10s to 1h",
-            "p.yaml:9:24: defaults.limits.max_request_bytes: `lots` is not a size; write bytes as 512, 64KiB, 64MiB or 1GiB",
+            "p.yaml:9:24: defaults.limits.max_request_bytes: `lots` is not a size; write for example 64MiB, 512Mi, 1G or a number of bytes",
             "p.yaml:10:26: defaults.limits.max_events_per_span: 0 is out of range; allowed are 1 to 4294967295",
             "p.yaml:11:25: defaults.limits.max_model_versions: 1001 is out of range; allowed are 1 to 1000",
             "p.yaml:12:5: defaults.limits.spans_per_minute: unknown key; did you mean `spans_per_second`?",

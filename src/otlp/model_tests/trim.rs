@@ -108,13 +108,14 @@ fn trimmed<M: Model>(request: &[u8], most: &Most) -> Option<(Option<Bytes>, Cut)
 fn check<M: Trim>(request: &M, most: Most, seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let plain = request.encode_to_vec();
-    let mut knife = Knife { most, cut: Cut::default() };
-    let mut expected = request.clone();
-    expected.trim(&mut knife);
     for request in [plain.clone(), odd(&plain, super::shape::<M>(), &mut random)] {
+        let mut knife = Knife { most, cut: Cut::default() };
+        let mut expected = M::decode(&request[..]).unwrap();
+        expected.trim(&mut knife);
         let Some((emitted, cut)) = trimmed::<M>(&request, &most) else { continue };
         let Some(emitted) = emitted else { continue };
-        assert_eq!(M::decode(&emitted[..]).unwrap(), expected);
+        // Compared encoded: numbers may be no numbers.
+        assert_eq!(M::decode(&emitted[..]).unwrap().encode_to_vec(), expected.encode_to_vec());
         assert_eq!(cut, knife.cut);
         if cut == Cut::default() && request == plain {
             assert_eq!(emitted, plain, "what is within its limits leaves byte-identical");
