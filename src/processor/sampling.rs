@@ -134,7 +134,7 @@ fn decide(
         facts.trace_id = span.trace_id();
         facts.trace_state = span.trace_state();
         facts.flags = span.flags();
-        facts.name = Some(span.name());
+        facts.name = Some(span.name_bytes());
         facts.kind = Some(span.kind());
         facts.status = Some(span.status());
         facts.duration = Some(span.duration_nano());

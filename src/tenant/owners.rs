@@ -68,8 +68,8 @@ impl Owners {
     pub(super) fn group_of(&mut self, tenant: &Arc<Tenant>) -> u32 {
         let last = self.groups() - 1;
         // Most requests have one tenant, and resources of one tenant stand together.
-        if self.owner(last).id == tenant.id {
-            return last;
+        if let Some(near) = [last, 0].into_iter().find(|group| self.owner(*group).id == tenant.id) {
+            return near;
         }
         if self.owner(0).id == tenant.id {
             return 0;

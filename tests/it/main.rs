@@ -10,6 +10,7 @@
 )]
 
 mod backpressure;
+mod batching;
 mod cli;
 mod clients;
 mod documents;
@@ -18,4 +19,8 @@ mod gate;
 mod harness;
 mod layers;
 mod life;
+mod own_telemetry;
+mod processors;
+mod reload;
 mod sampling;
+mod tls;
