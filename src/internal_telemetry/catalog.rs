@@ -160,6 +160,8 @@ define! {
         "Bytes that queues own now.";
     TENANTS: Gauge "tollgate_tenants" "{tenants}" []
         "Tenants that are counted apart; the rest is the tenant _overflow.";
+    MODEL_ITEMS: Counter "tollgate_model_items_total" "{items}" ["tenant", "model", "model_version"]
+        "Items that came from a model; versions past the tenant's max_model_versions are _other.";
     SAMPLING_ITEMS: Counter "tollgate_sampling_items_total" "{items}" ["tenant", "signal", "rule", "decision", "stage"]
         "Items by deciding rule and decision: kept, sampled_out, rule_drop, shadow_kept or shadow_out.";
     SAMPLING_ADJUSTED: Counter "tollgate_sampling_adjusted_items_total" "{items}" ["tenant", "signal", "rule"]

@@ -21,6 +21,7 @@ pub(super) fn read(inner: &Inner) -> Families {
     exporters(inner, &mut families);
     resources_used(inner, &mut families);
     tenants(inner, &mut families);
+    inner.models.read(&mut families);
     inner.sampling.read(&mut families);
     inner.policies.read(&mut families);
     program(inner, &mut families);

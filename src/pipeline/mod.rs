@@ -21,7 +21,9 @@ use crate::config::{ComponentId, Config, PipelineId, Receiver, exporter, receive
 use crate::exporter::{Exporter, PrepareError};
 use crate::internal_telemetry::Telemetry;
 use crate::otlp::{Limits, PerSignal};
-use crate::processor::{Attributes, Kind, MemoryLimiter, Probabilistic, Processor, Sampling, Stop, Work};
+use crate::processor::{
+    Attributes, Kind, MemoryLimiter, Probabilistic, Processor, Sampling, Stop, Tenancy, Work,
+};
 use crate::sampling::Caps;
 use crate::sampling::probabilistic::BadSettings;
 use crate::tenant::Directory;
@@ -155,7 +157,7 @@ impl Builder<'_> {
     fn processor(&mut self, id: &ComponentId, config: &ProcessorConfig) -> Result<Option<Kind>, GraphError> {
         Ok(Some(match config {
             ProcessorConfig::Batch(_) => return Ok(None),
-            ProcessorConfig::Tenant(_) => Kind::Tenant,
+            ProcessorConfig::Tenant(_) => Kind::Tenant(Tenancy::new(self.telemetry.models().clone())),
             ProcessorConfig::Sampling(_) => {
                 Kind::Sampling(Sampling::new(self.telemetry.sampling().clone(), self.caps.clone()))
             }

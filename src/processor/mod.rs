@@ -6,6 +6,7 @@ mod filter;
 mod memory_limiter;
 mod probabilistic;
 mod sampling;
+mod tenant;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ pub use attributes::Attributes;
 pub use memory_limiter::MemoryLimiter;
 pub use probabilistic::Probabilistic;
 pub use sampling::Sampling;
+pub use tenant::Tenancy;
 
 /// What a processor works on: one request on its way through one pipeline.
 pub struct Work<'a> {
@@ -64,7 +66,7 @@ pub struct Processor {
 /// The processors there are.
 pub enum Kind {
     /// `tenant`: whose is it, which model made it.
-    Tenant,
+    Tenant(Tenancy),
     /// `sampling`: how much of it may pass.
     Sampling(Sampling),
     /// `probabilistic_sampler`, as the Collector's.
@@ -83,7 +85,7 @@ impl Processor {
 
     /// Whether it asks whose the data is.
     pub fn tells_tenants(&self) -> bool {
-        matches!(self.kind, Kind::Tenant)
+        matches!(self.kind, Kind::Tenant(_))
     }
 
     /// Notes this processor's edits.
@@ -94,10 +96,7 @@ impl Processor {
         let signal = work.draft.signal();
         self.metrics.incoming[signal].add(work.draft.items_left());
         match &self.kind {
-            Kind::Tenant => {
-                crate::tenant::attribute(work.directory, work.headers, &mut work.draft, &mut work.owners)?;
-                work.admission.charge(work.directory, &mut work.draft, &mut work.owners)?;
-            }
+            Kind::Tenant(tenancy) => tenancy.run(work)?,
             Kind::Sampling(sampling) => sampling.run(work),
             Kind::Probabilistic(sampler) => sampler.run(work),
             Kind::Attributes(attributes) => attributes.run(work),

@@ -6,8 +6,8 @@ use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::effective::effective;
 use super::prepare::Checked;
-use crate::identity::TenantId;
 use crate::internal_telemetry::Telemetry;
 use crate::policies::InForce;
 use crate::policies::watch::{Place, Status};
@@ -111,15 +111,7 @@ impl Policies {
 
     /// `GET /v1/policies/effective?tenant=`.
     pub(super) fn effective(&self, tenant: &str) -> Option<Value> {
-        let id = TenantId::new(tenant).ok()?;
-        let directory = self.0.directory.load();
-        let block = directory.plan().block(id.as_str());
-        Some(json!({
-            "tenant": id.as_str(),
-            "revision": directory.plan().revision_name(),
-            "tier": block.tier.as_deref(),
-            "sampling": { "rate": block.rate },
-        }))
+        effective(&self.0.directory.load(), tenant)
     }
 
     /// Watches the file and puts each good revision in force; the first one at once.

@@ -4,6 +4,7 @@
 //! network and disk was checked; when [`Collector::stop`] returns no task is alive and every accepted
 //! item is accounted for.
 
+mod effective;
 mod generation;
 mod in_force;
 mod prepare;

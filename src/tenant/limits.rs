@@ -236,6 +236,24 @@ impl Meter {
         Ok(held)
     }
 
+    /// What is left in the buckets that were charged, by the name of their limit.
+    pub fn fills(&self, now: Instant) -> Vec<(&'static str, f64)> {
+        let buckets = self.lock();
+        let [spans, data_points, log_records] = &buckets.items;
+        let named = [
+            ("requests_per_second", &buckets.requests),
+            ("bytes_per_second", &buckets.bytes),
+            ("spans_per_second", spans),
+            ("data_points_per_second", data_points),
+            ("log_records_per_second", log_records),
+        ];
+        let left = |fill: &Fill| {
+            let passed = now.saturating_duration_since(fill.at).as_secs_f64();
+            (fill.tokens + passed * fill.rate).min(fill.capacity)
+        };
+        named.into_iter().filter_map(|(limit, bucket)| Some((limit, left(bucket.state.as_ref()?)))).collect()
+    }
+
     /// Bytes in flight now.
     pub fn in_flight(&self) -> u64 {
         self.in_flight.load(Ordering::Relaxed)

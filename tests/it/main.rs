@@ -19,6 +19,7 @@ mod gate;
 mod harness;
 mod layers;
 mod life;
+mod limits;
 mod own_telemetry;
 mod processors;
 mod reload;
