@@ -26,7 +26,9 @@ pub struct ModelMetrics {
 
 /// The versions of each model of one tenant.
 #[derive(Debug, Default)]
-struct Tenant(RwLock<HashMap<Box<str>, HashMap<Box<str>, Counter>>>);
+struct Tenant(RwLock<HashMap<Box<str>, Versions>>);
+
+type Versions = HashMap<Box<str>, Counter>;
 
 impl ModelMetrics {
     /// The most series of all tenants together.
@@ -53,9 +55,8 @@ impl ModelMetrics {
     /// The counter of a model met for the first time.
     fn open(&self, tenant: &Tenant, (name, version): (&str, &str), most: u64) -> Counter {
         let mut models = tenant.0.write().unwrap_or_else(PoisonError::into_inner);
-        let told_apart = |versions: &HashMap<Box<str>, Counter>| {
-            versions.keys().filter(|version| &***version != OTHER).count() as u64
-        };
+        let told_apart =
+            |versions: &Versions| versions.keys().filter(|version| &***version != OTHER).count() as u64;
         let known: u64 = models.values().map(told_apart).sum();
         let is_full = known >= most || self.series.load(Ordering::Relaxed) >= Self::MAX_SERIES;
         let (name, version) = match is_full {

@@ -258,7 +258,8 @@ fn fields(out: &mut Vec<u8>, message: &[u8], shape: Shape, most: u64) -> Result<
             values += nested(out, (key, reader.bytes()?), inner, most)?;
         } else if matches!(shape, Shape::Value) && key == value::STRING {
             let text = as_str(reader.bytes()?);
-            let end = text.floor_char_boundary(usize::try_from(most).unwrap_or(usize::MAX));
+            let most = usize::try_from(most).unwrap_or(usize::MAX).min(text.len());
+            let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
             values += u64::from(end < text.len());
             put_varint(out, u64::from(key));
             put_varint(out, end as u64);

@@ -116,6 +116,23 @@ enrichment:
 }
 
 #[test]
+fn the_names_of_other_conventions_can_be_listed() {
+    let enrichment = plan(
+        "rules: []
+enrichment:
+  model_name: { from: [attributes.triton.model_name, attributes.llm.model_name] }
+  model_version: { from: [resource.triton.model_version, attributes.feature_flag.result.variant] }
+",
+    )
+    .enrichment;
+    let (resource, item) =
+        (|k: &str| Origin::Resource(k.to_owned()), |k: &str| Origin::Attribute(k.to_owned()));
+    assert_eq!(enrichment.model_name.from, [item("triton.model_name"), item("llm.model_name")]);
+    let versions = [resource("triton.model_version"), item("feature_flag.result.variant")];
+    assert_eq!(enrichment.model_version.from, versions);
+}
+
+#[test]
 fn every_problem_is_reported_with_its_place() {
     check(
         "revison: a

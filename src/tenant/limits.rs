@@ -25,6 +25,10 @@ const WARN_EVERY: Duration = Duration::from_secs(60);
 /// The share of the burst below which a client is near its limit.
 const NEAR: f64 = 0.1;
 
+/// Who is not refused for this long, and for its burst, is no longer over its limit: clients that are come
+/// back sooner, because the shortest delay they are told is half of it with jitter.
+const QUIET: Duration = Duration::from_secs(2);
+
 /// What one request costs its tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Charge {
@@ -93,8 +97,14 @@ struct Buckets {
 #[derive(Debug, Default, Clone, Copy)]
 struct Bucket {
     state: Option<Fill>,
-    /// Since when, without having been full in between, charges are not taken.
-    over_since: Option<Instant>,
+    over: Option<OverSince>,
+}
+
+/// Charges are not taken, time and again.
+#[derive(Debug, Clone, Copy)]
+struct OverSince {
+    first: Instant,
+    last: Instant,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -115,9 +125,8 @@ impl Bucket {
             let passed = now.saturating_duration_since(fill.at).as_secs_f64();
             (fill.tokens + passed * rate).min(capacity)
         });
-        if tokens >= capacity {
-            self.over_since = None;
-        }
+        let quiet = burst.max(QUIET);
+        self.over = self.over.filter(|over| now.saturating_duration_since(over.last) <= quiet);
         self.state = Some(Fill { tokens, at: now, rate, capacity });
         (tokens, capacity)
     }
@@ -156,8 +165,9 @@ impl Ask<'_> {
         if self.amount <= tokens + 1e-6 {
             return Ok(());
         }
-        let since = *self.bucket.over_since.get_or_insert(now);
-        if !limits.sustained.is_zero() && now.saturating_duration_since(since) >= limits.sustained {
+        let over = self.bucket.over.get_or_insert(OverSince { first: now, last: now });
+        over.last = now;
+        if !limits.sustained.is_zero() && now.saturating_duration_since(over.first) >= limits.sustained {
             return Err(Over::Sustained { limit });
         }
         let seconds = (self.amount - tokens) / self.rate;
@@ -412,7 +422,7 @@ mod tests {
             last = meter.charge(&limits, &spans(20), start + Duration::from_millis(50 * tick));
         }
         assert_eq!(last, Err(Over::Sustained { limit: "spans_per_second" }));
-        let later = start + seconds(15 + 2);
+        let later = start + seconds(15 + 3);
         assert!(meter.charge(&limits, &spans(200), later).is_ok());
         let over = meter.charge(&limits, &spans(20), later);
         assert!(matches!(over, Err(Over::Now { .. })), "{over:?}");

@@ -136,7 +136,7 @@ async fn what_can_never_fit_is_refused_for_good() {
     };
     check(request(11), "spans_per_second").await;
     let long = Item::named("x").attribute("text", &"x".repeat(5000));
-    check(spans(&[], &[long.clone()]), "larger than 4096 bytes").await;
+    check(spans(&[], std::slice::from_ref(&long)), "larger than 4096 bytes").await;
     setup.tollgate.settled().await;
     setup.tollgate.stop().await;
 

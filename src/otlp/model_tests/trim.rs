@@ -24,7 +24,9 @@ impl Knife {
         match &mut value.value {
             Some(Value::StringValue(text)) => {
                 let most = self.most.value_bytes.map_or(usize::MAX, |most| most as usize);
-                let end = text.floor_char_boundary(most);
+                let fits =
+                    text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= most);
+                let end = fits.last().unwrap_or(0);
                 self.cut.values += u64::from(end < text.len());
                 text.truncate(end);
             }
