@@ -193,7 +193,8 @@ fn close(work: &mut Work<'_>, first: bool) -> Vec<Batch> {
             true => trimmed(&mut work.draft, group, owner, first),
         };
         let Some(bytes) = bytes else { continue };
-        batches.push(Batch::new(work.draft.signal(), owner.id.clone(), owner.account.clone(), (left, bytes)));
+        let batch = Batch::new(work.draft.signal(), owner.id.clone(), owner.account.clone(), (left, bytes));
+        batches.push(batch.in_flow(owner.flow.clone()));
     }
     batches
 }

@@ -9,13 +9,13 @@ use super::glob::Glob;
 use super::limits;
 use super::matching::unknown_tier;
 use super::plan::{Block, Blocks};
-use super::reader::{At, Keys, NOT_YET, STAGE_2, STAGE_3};
+use super::queue_block;
+use super::reader::{At, Keys, STAGE_2, STAGE_3};
 use crate::identity::{BadTenantId, TenantId};
 use crate::yaml::{Entry, Problems};
 
-const BLOCK: Keys =
-    Keys { known: &["tier", "sampling", "limits"], later: &[("queue", NOT_YET), ("tail", STAGE_3)] };
-const TIER: Keys = Keys { known: &["sampling", "limits"], later: BLOCK.later };
+const BLOCK: Keys = Keys { known: &["tier", "sampling", "limits", "queue"], later: &[("tail", STAGE_3)] };
+const TIER: Keys = Keys { known: &["sampling", "limits", "queue"], later: BLOCK.later };
 
 /// A block as written.
 #[derive(Default, Clone)]
@@ -23,6 +23,7 @@ struct Written<'n> {
     tier: Option<&'n str>,
     rate: Option<f64>,
     limits: limits::Written,
+    queue: queue_block::Written,
 }
 
 /// Reads all blocks; also returns the names of the tiers.
@@ -42,10 +43,11 @@ pub(super) fn read<'n>(root: &At<'n>, problems: &mut Problems) -> (Vec<&'n str>,
     }
     let merged = |tenant: &Written<'_>| {
         let tier = tenant.tier.or(defaults.tier);
-        let of_tier = tier.and_then(|tier| tiers.get(tier));
-        let rate = tenant.rate.or(of_tier.and_then(|tier| tier.rate)).or(defaults.rate).unwrap_or(1.0);
-        let limits = of_tier.map_or_else(|| tenant.limits.clone(), |tier| tenant.limits.or(&tier.limits));
-        Block { tier: tier.map(Into::into), rate, limits: limits.or(&defaults.limits).merged() }
+        let of_tier = tier.and_then(|tier| tiers.get(tier)).cloned().unwrap_or_default();
+        let rate = tenant.rate.or(of_tier.rate).or(defaults.rate).unwrap_or(1.0);
+        let queue = tenant.queue.over(of_tier.queue).over(defaults.queue).share();
+        let limits = tenant.limits.or(&of_tier.limits).or(&defaults.limits).merged();
+        Block { tier: tier.map(Into::into), rate, limits, queue }
     };
     let mut blocks = Blocks { fallback: merged(&Written::default()), ..Blocks::default() };
     for name in &names {
@@ -87,7 +89,7 @@ fn read_block<'n>(at: &At<'n>, tiers: &[&str], problems: &mut Problems) -> Writt
         sampling.key("rate")?.probability(problems)
     });
     let limits = at.key("limits").map(|limits| limits::read(&limits, problems)).unwrap_or_default();
-    Written { tier, rate, limits }
+    Written { tier, rate, limits, queue: queue_block::read(at, problems) }
 }
 
 fn check_tier_name(entry: &Entry, path: &str, problems: &mut Problems) {

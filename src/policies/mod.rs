@@ -15,6 +15,7 @@ pub mod glob;
 mod limits;
 mod matching;
 mod plan;
+mod queue_block;
 mod reader;
 mod rule;
 mod scalar;

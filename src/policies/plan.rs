@@ -13,6 +13,7 @@ use super::condition::{Condition, ResourceDimension, ResourceTest};
 use super::glob::Glob;
 use super::limits::{Limits, RuleLimit};
 use super::test_case::TestCase;
+use crate::flow::Share;
 use crate::identity::TenantId;
 use crate::otlp::PerSignal;
 
@@ -119,11 +120,13 @@ pub struct Block {
     pub rate: f64,
     /// How much may come in.
     pub limits: Limits,
+    /// What it may have of each queue; the guarantee holds for tenants listed by exact id.
+    pub queue: Share,
 }
 
 impl Default for Block {
     fn default() -> Self {
-        Self { tier: None, rate: 1.0, limits: Limits::default() }
+        Self { tier: None, rate: 1.0, limits: Limits::default(), queue: Share::DEFAULT }
     }
 }
 

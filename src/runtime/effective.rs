@@ -14,11 +14,17 @@ pub(super) fn effective(directory: &Directory, tenant: &str) -> Option<Value> {
     let overflow = TenantId::overflow();
     let id = if tenant == overflow.as_str() { overflow } else { TenantId::new(tenant).ok()? };
     let block = directory.plan().block(id.as_str());
+    let share = directory.plan().share(id.as_str());
     Some(json!({
         "tenant": id.as_str(),
         "revision": directory.plan().revision_name(),
         "tier": block.tier.as_deref(),
         "sampling": { "rate": block.rate },
+        "queue": {
+            "weight": share.weight,
+            "guaranteed_bytes": share.guaranteed_bytes,
+            "max_share": share.max_share,
+        },
         "limits": limits(&block.limits),
         "left": left(directory, &id),
     }))
@@ -51,7 +57,7 @@ fn limits(limits: &Limits) -> Value {
 
 /// What the tenant may send at once now; `null` as long as nothing was charged.
 fn left(directory: &Directory, id: &TenantId) -> Value {
-    let Some(meter) = directory.meters().find(id) else { return Value::Null };
+    let Some(meter) = directory.table().meters().find(id) else { return Value::Null };
     let fills = meter.fills(Instant::now()).into_iter();
     let mut map: Map<String, Value> =
         fills.map(|(limit, tokens)| (limit.to_owned(), Value::from(tokens.floor()))).collect();

@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::effective::effective;
-use super::prepare::Checked;
+use super::prepare::{Checked, SmallestQueue};
 use crate::internal_telemetry::Telemetry;
 use crate::policies::InForce;
 use crate::policies::watch::{Place, Status};
 use crate::sampling::Caps;
 use crate::tasks::Scope;
-use crate::tenant::Directory;
+use crate::tenant::{Directory, Tenants};
 
 /// The one place that knows which policies hold.
 #[derive(Clone)]
@@ -22,6 +22,7 @@ pub(super) struct Policies(Arc<Shared>);
 struct Shared {
     current: ArcSwap<Current>,
     directory: Arc<ArcSwap<Directory>>,
+    table: Arc<Tenants>,
     caps: Arc<Caps>,
     telemetry: Telemetry,
 }
@@ -29,6 +30,7 @@ struct Shared {
 struct Current {
     file: Arc<InForce>,
     place: Option<Place>,
+    smallest_queue: SmallestQueue,
     scope: Scope,
 }
 
@@ -36,10 +38,12 @@ impl Policies {
     /// Puts the checked policies in force and follows their file.
     pub(super) fn start(checked: &Checked, telemetry: &Telemetry, scope: &Scope) -> Self {
         let current = Current::new(checked, scope);
+        let table = checked.table(telemetry);
         let policies = Self(Arc::new(Shared {
             current: ArcSwap::from_pointee(current),
-            directory: checked.directory(telemetry),
+            directory: Arc::new(ArcSwap::from_pointee(Directory::new(checked.plan(), &table))),
             caps: Arc::default(),
+            table,
             telemetry: telemetry.clone(),
         }));
         policies.follow();
@@ -57,13 +61,14 @@ impl Policies {
     /// Follows another file, if the configuration names one.
     pub(super) async fn switch(&self, checked: &Checked, scope: &Scope) {
         let old = self.0.current.load_full();
+        self.0.table.set_max_dynamic(checked.max_dynamic_tenants());
         if old.place == checked.place {
+            old.smallest_queue.follow(&checked.smallest_queue);
             return;
         }
         old.scope.close(Instant::now() + super::STOP_GRACE).await;
         self.0.current.store(Arc::new(Current::new(checked, scope)));
-        let next = self.0.directory.load().succeeded_by(checked.plan());
-        self.0.directory.store(Arc::new(next));
+        self.0.directory.store(Arc::new(Directory::new(checked.plan(), &self.0.table)));
         self.follow();
     }
 
@@ -128,8 +133,7 @@ impl Policies {
                 let status = statuses.borrow_and_update().clone();
                 if status.revisions != before.revisions {
                     let plan = current.file.plan_arc();
-                    let next = policies.0.directory.load().succeeded_by(plan);
-                    policies.0.directory.store(Arc::new(next));
+                    policies.0.directory.store(Arc::new(Directory::new(plan, &policies.0.table)));
                 }
                 policies.report(&status, Some(&before));
                 before = status;
@@ -172,6 +176,11 @@ impl Policies {
 
 impl Current {
     fn new(checked: &Checked, scope: &Scope) -> Self {
-        Self { file: checked.policies.clone(), place: checked.place.clone(), scope: scope.child("policies") }
+        Self {
+            file: checked.policies.clone(),
+            place: checked.place.clone(),
+            smallest_queue: checked.smallest_queue.clone(),
+            scope: scope.child("policies"),
+        }
     }
 }

@@ -71,6 +71,11 @@ impl Meters {
             return Metered::Own(tenants.entry(tenant.clone()).or_default().clone());
         }
         drop(tenants);
+        self.shared(tenant)
+    }
+
+    /// The meter of a tenant that is not told apart.
+    pub fn shared(&self, tenant: &TenantId) -> Metered {
         let bucket = self.hasher.hash_one(tenant) as usize % SHARED;
         Metered::Shared(self.shared[bucket].clone())
     }

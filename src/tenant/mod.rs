@@ -5,11 +5,13 @@
 //! Invariant: every item of a request belongs to exactly one tenant, and its resource says so.
 
 mod admission;
+mod busiest;
 mod directory;
 mod enrichment;
 pub mod limits;
 mod meters;
 mod owners;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +19,7 @@ pub use admission::{Admission, LimitRefused, Pass};
 pub use directory::{Directory, Tenant};
 pub use meters::{Metered, Meters};
 pub use owners::Owners;
+pub use table::{Class, Seat, Tenants};
 
 use std::sync::Arc;
 

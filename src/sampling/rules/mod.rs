@@ -123,6 +123,20 @@ pub struct ShadowOutcome {
 }
 
 impl Decision {
+    /// The decision about a span without marks that certainly passes: what [`Marks`] would come to.
+    fn certain(found: &Found) -> Self {
+        Self {
+            keep: true,
+            dropped: false,
+            rule: found.rule,
+            probability: found.probability,
+            threshold: Some(Threshold::ALWAYS),
+            write: Write::Nothing,
+            randomness: None,
+            oddities: Oddities::default(),
+        }
+    }
+
     /// The `decision` label of the counters.
     pub fn label(&self) -> &'static str {
         match (self.keep, self.dropped) {
@@ -235,8 +249,12 @@ impl Evaluator {
     pub fn decide_within(&mut self, plan: &Plan, item: &ItemFacts<'_>, limiter: &mut Limiter) -> Decision {
         self.shadows.clear();
         let found = self.walk(plan, item);
-        let needed = found.probability < 1.0 || !self.shadows.is_empty() || limiter.is_active();
-        let marks = Marks::of(item, self.signal, needed);
+        let is_unmarked = self.signal == Signal::Traces && item.trace_state.is_empty();
+        let is_free = self.shadows.is_empty() && !limiter.is_active();
+        if is_unmarked && found.probability >= 1.0 && is_free {
+            return Decision::certain(&found);
+        }
+        let marks = Marks::of(item, self.signal, found.probability < 1.0 || !is_free);
         for shadow in &mut self.shadows {
             let threshold =
                 self.rounded.combine(marks.threshold, shadow.found.probability, shadow.found.upstream);
