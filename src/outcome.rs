@@ -30,6 +30,10 @@ pub enum RefusedReason {
     Shutdown,
     /// The batch is larger than the queue ever could hold.
     TooLarge,
+    /// The tenant is over its rate.
+    RateLimit,
+    /// The tenant has been over its rate for longer than its policies allow.
+    SustainedLimit,
     /// `wait_for_result` or a disabled queue: the destination did not take the data.
     Destination,
 }
@@ -72,6 +76,8 @@ reasons!(RefusedReason {
     Cancelled => "cancelled",
     Shutdown => "shutdown",
     TooLarge => "too_large",
+    RateLimit => "rate_limit",
+    SustainedLimit => "sustained_limit",
     Destination => "destination",
 });
 
@@ -81,6 +87,26 @@ reasons!(DroppedReason {
     RetriesExhausted => "retries_exhausted",
     Shutdown => "shutdown",
     Abandoned => "abandoned",
+});
+
+/// What is cut off items that carry more than their tenant's limits allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Trimmed {
+    /// Strings in attributes that were shortened.
+    AttributeValue,
+    /// Attributes that were removed.
+    Attribute,
+    /// Events of spans that were removed.
+    Event,
+    /// Links of spans that were removed.
+    Link,
+}
+
+reasons!(Trimmed {
+    AttributeValue => "attribute_value",
+    Attribute => "attribute",
+    Event => "event",
+    Link => "link",
 });
 
 /// The books of one tenant and signal, in items.
@@ -224,11 +250,14 @@ impl Books {
 pub struct Account {
     label: TenantId,
     columns: PerSignal<Column>,
+    refused_requests: [AtomicU64; RefusedReason::ALL.len()],
+    trimmed: [AtomicU64; Trimmed::ALL.len()],
 }
 
 impl Account {
     fn new(label: TenantId) -> Self {
-        Self { label, columns: PerSignal::default() }
+        let (refused_requests, trimmed) = (Default::default(), Default::default());
+        Self { label, columns: PerSignal::default(), refused_requests, trimmed }
     }
 
     /// The tenant's label in metrics; `_overflow` past the cap.
@@ -239,6 +268,26 @@ impl Account {
     /// The books of one signal.
     pub fn signal(&self, signal: Signal) -> &Column {
         &self.columns[signal]
+    }
+
+    /// A whole request was refused by one of the tenant's limits.
+    pub fn add_refused_request(&self, reason: RefusedReason) {
+        self.refused_requests[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests one of the tenant's limits refused.
+    pub fn refused_requests(&self, reason: RefusedReason) -> u64 {
+        self.refused_requests[reason as usize].load(Ordering::Relaxed)
+    }
+
+    /// Counts what was cut off items.
+    pub fn add_trimmed(&self, what: Trimmed, count: u64) {
+        self.trimmed[what as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// What was cut off items.
+    pub fn trimmed(&self, what: Trimmed) -> u64 {
+        self.trimmed[what as usize].load(Ordering::Relaxed)
     }
 
     /// An account that no ledger lists, for tests.

@@ -67,8 +67,16 @@ impl Api {
 
     fn tenants(&self) -> Value {
         let accounts = self.telemetry.ledger().accounts();
-        let tenants: Map<String, Value> =
-            accounts.iter().map(|account| (account.label().to_string(), signals(account))).collect();
+        let of = |account: &Arc<Account>| {
+            let label = account.label().to_string();
+            let tenant = json!({
+                "policies": (self.effective_policies)(&label),
+                "refused_requests": refused_requests(account),
+                "signals": signals(account),
+            });
+            (label, tenant)
+        };
+        let tenants: Map<String, Value> = accounts.iter().map(of).collect();
         json!({ "tenants": tenants, "totals": books(&self.telemetry.ledger().totals()) })
     }
 
@@ -130,6 +138,10 @@ fn signals(account: &Account) -> Value {
     let signals: Map<String, Value> =
         used.map(|(signal, read)| (signal.as_str().to_owned(), books(read))).collect();
     Value::Object(signals)
+}
+
+fn refused_requests(account: &Account) -> Value {
+    nonzero(RefusedReason::ALL.iter().map(|r| (r.as_str().to_owned(), account.refused_requests(*r))))
 }
 
 fn books(books: &Books) -> Value {

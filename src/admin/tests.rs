@@ -119,8 +119,10 @@ async fn the_api_tells_books_revisions_policies_and_tasks() {
         "received": 5, "copied": 0, "refused": {}, "sampled_out": 0, "sent": 4,
         "dropped": { "permanent": 1 }, "queued": 0, "queued_bytes": 0,
     });
+    let policies = json!({ "tenant": "acme" });
+    let acme = json!({ "policies": policies, "refused_requests": {}, "signals": { "traces": books } });
     let tenants = parsed(&get(address, "/v1/tenants").await);
-    assert_eq!(tenants, json!({ "tenants": { "acme": { "traces": books } }, "totals": books }));
+    assert_eq!(tenants, json!({ "tenants": { "acme": acme }, "totals": books }));
 
     assert_eq!(parsed(&get(address, "/v1/revisions").await), json!({ "in_force": { "revision": "7" } }));
     let effective = get(address, "/v1/policies/effective?x=1&tenant=%61cme").await;

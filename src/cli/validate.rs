@@ -47,9 +47,13 @@ fn summary(checked: &Checked) -> String {
         1 => "1 test passed".to_owned(),
         count => format!("{count} tests passed"),
     };
-    format!(
+    let mut text = format!(
         "configuration ok: {}\npolicies ok: revision {}, {tests}\n",
         checked.config_name,
         plan.revision_name()
-    )
+    );
+    for test in &plan.tests {
+        text += &format!("  ok {}: {}\n", test.path, test.expect);
+    }
+    text
 }

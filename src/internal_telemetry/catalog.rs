@@ -144,6 +144,10 @@ define! {
         "Items that came to be because a batch went to one more exporter or pipeline.";
     REFUSED_ITEMS: Counter "tollgate_refused_items_total" "{items}" ["tenant", "signal", "reason"]
         "Items that were not accepted; the sender was told.";
+    REFUSED_REQUESTS: Counter "tollgate_refused_requests_total" "{requests}" ["tenant", "reason"]
+        "Requests that a limit of their tenant refused, before or after their items were known.";
+    TRIMMED: Counter "tollgate_trimmed_total" "1" ["tenant", "what"]
+        "What was cut off items above the limits of their tenant: attribute_value, attribute, event or link.";
     SAMPLED_OUT_ITEMS: Counter "tollgate_sampled_out_items_total" "{items}" ["tenant", "signal"]
         "Items left out by policy.";
     SENT_ITEMS: Counter "tollgate_sent_items_total" "{items}" ["tenant", "signal"]
@@ -156,6 +160,8 @@ define! {
         "Bytes a tenant has in a queue, those under way included; absent while there are none.";
     TENANTS: Gauge "tollgate_tenants" "{tenants}" ["class"]
         "Tenants by class: configured (listed by exact id, and met), dynamic, or _overflow, those who share its queues as far as they are followed.";
+    MODEL_ITEMS: Counter "tollgate_model_items_total" "{items}" ["tenant", "model", "model_version"]
+        "Items that came from a model; versions past the tenant's max_model_versions are _other.";
     SAMPLING_ITEMS: Counter "tollgate_sampling_items_total" "{items}" ["tenant", "signal", "rule", "decision", "stage"]
         "Items by deciding rule and decision: kept, sampled_out, rule_drop, shadow_kept or shadow_out.";
     SAMPLING_ADJUSTED: Counter "tollgate_sampling_adjusted_items_total" "{items}" ["tenant", "signal", "rule"]
@@ -166,6 +172,8 @@ define! {
         "Items without a trace id or any other randomness.";
     SAMPLING_NO_RANDOM_FLAG: Counter "tollgate_sampling_no_random_flag_total" "{items}" ["tenant"]
         "Items whose trace flags do not promise a random trace id.";
+    SAMPLING_OVERSIZED: Counter "tollgate_sampling_oversized_traces_total" "{traces}" ["tenant"]
+        "Traces that alone exceed a budget of kept items and passed on credit, counted once a second and budget.";
     POLICIES_INFO: Gauge "tollgate_policies_info" "1" ["revision", "sha256"]
         "1 for the policies in force.";
     POLICIES_LAST_RELOAD_SUCCESS: Gauge "tollgate_policies_last_reload_success" "1" []

@@ -9,6 +9,7 @@ mod catalog;
 mod families;
 pub mod logging;
 pub mod metrics;
+mod models;
 mod own_resource;
 mod policies;
 pub mod push;
@@ -30,6 +31,7 @@ use tokio::time::Instant;
 pub use catalog::{Definition, Kind, metrics_reference, metrics_table};
 pub use families::{Families, Family, Point, Value};
 pub use logging::LogFormat;
+pub use models::ModelMetrics;
 pub use own_resource::OwnResource;
 pub use policies::PoliciesMetrics;
 pub use sampling::{Decision, RandomnessMetrics, RuleMetrics, SamplingMetrics};
@@ -59,6 +61,7 @@ struct Inner {
     memory_limiters: ById<String, MemoryLimiterMetrics>,
     samplers: ById<String, SamplerMetrics>,
     sampling: Arc<SamplingMetrics>,
+    models: Arc<ModelMetrics>,
     policies: Arc<PoliciesMetrics>,
     requests_normalised: PerSignal<Counter>,
     tls: Mutex<BTreeMap<String, Tls>>,
@@ -84,6 +87,7 @@ impl Telemetry {
             memory_limiters: ById::default(),
             samplers: ById::default(),
             sampling: Arc::default(),
+            models: Arc::default(),
             policies: Arc::default(),
             requests_normalised: PerSignal::default(),
             tls: Mutex::default(),
@@ -134,6 +138,11 @@ impl Telemetry {
     /// What sampling decided.
     pub fn sampling(&self) -> &Arc<SamplingMetrics> {
         &self.0.sampling
+    }
+
+    /// Items by model and version.
+    pub fn models(&self) -> &Arc<ModelMetrics> {
+        &self.0.models
     }
 
     /// What became of the policies file.

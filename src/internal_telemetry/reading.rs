@@ -11,7 +11,7 @@ use super::families::{Families, Point, Value};
 use super::metrics::Counter;
 use super::{Inner, catalog, text, usage};
 use crate::otlp::Signal;
-use crate::outcome::{Account, Books, DroppedReason, RefusedReason};
+use crate::outcome::{Account, Books, DroppedReason, RefusedReason, Trimmed};
 
 /// A reading of everything.
 pub(super) fn read(inner: &Inner) -> Families {
@@ -22,6 +22,7 @@ pub(super) fn read(inner: &Inner) -> Families {
     exporters(inner, &mut families);
     resources_used(inner, &mut families);
     tenants(inner, &mut families);
+    inner.models.read(&mut families);
     inner.sampling.read(&mut families);
     inner.policies.read(&mut families);
     program(inner, &mut families);
@@ -145,6 +146,13 @@ fn tenant(account: &Account, families: &mut Families) {
             let all = [tenant, signal.as_str(), reason.as_str()];
             families.add(&catalog::DROPPED_ITEMS, &all, books.dropped[*reason as usize]);
         }
+    }
+    for reason in RefusedReason::ALL.iter().filter(|reason| account.refused_requests(**reason) > 0) {
+        let requests = account.refused_requests(*reason);
+        families.add(&catalog::REFUSED_REQUESTS, &[tenant, reason.as_str()], requests);
+    }
+    for what in Trimmed::ALL.iter().filter(|what| account.trimmed(**what) > 0) {
+        families.add(&catalog::TRIMMED, &[tenant, what.as_str()], account.trimmed(*what));
     }
 }
 

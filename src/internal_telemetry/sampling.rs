@@ -86,6 +86,8 @@ pub struct RandomnessMetrics {
     pub missing_randomness: Counter,
     /// The trace flags do not promise a random trace id.
     pub no_random_flag: Counter,
+    /// A trace alone exceeds a budget and passes on credit.
+    pub oversized_traces: Counter,
 }
 
 type RuleKey = (TenantId, Signal, Arc<str>);
@@ -160,6 +162,7 @@ impl SamplingMetrics {
             add(&catalog::SAMPLING_INCONSISTENT, &counters.inconsistent_threshold);
             add(&catalog::SAMPLING_MISSING_RANDOMNESS, &counters.missing_randomness);
             add(&catalog::SAMPLING_NO_RANDOM_FLAG, &counters.no_random_flag);
+            add(&catalog::SAMPLING_OVERSIZED, &counters.oversized_traces);
         }
     }
 }

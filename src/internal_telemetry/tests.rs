@@ -42,6 +42,12 @@ pub(super) fn busy(rule: &str) -> Telemetry {
     randomness.inconsistent_threshold.add(1);
     randomness.missing_randomness.add(1);
     randomness.no_random_flag.add(1);
+    randomness.oversized_traces.add(1);
+    account.add_refused_request(crate::outcome::RefusedReason::RateLimit);
+    account.add_trimmed(crate::outcome::Trimmed::Event, 1);
+    telemetry.models().count(&tenant, ("ranker", "7"), 20, 1);
+    let waiting = TenantId::new("acme").unwrap();
+    telemetry.exporter("otlp_grpc/a").tenants.watch(move || Some(vec![(waiting.clone(), 500)]));
     telemetry.policies().loaded("7", "ab12", Duration::from_millis(3));
     telemetry.watch_tasks(&crate::tasks::Scope::root("test"));
     telemetry.watch_tls("receiver/otlp", || 2);

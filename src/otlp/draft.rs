@@ -113,6 +113,21 @@ impl<'a> Draft<'a> {
         self.edits.items_left
     }
 
+    /// The length of the request as it came.
+    pub fn size(&self) -> u64 {
+        self.request.len() as u64
+    }
+
+    /// Of each resource the group it is given to, its length, and the bytes it takes decoded, estimated.
+    pub fn resource_sizes(&self) -> impl Iterator<Item = (u32, u64, u64)> + '_ {
+        // The first parts are the resources, whatever was cut off them.
+        self.index
+            .resources
+            .iter()
+            .zip(&self.edits.parts)
+            .map(|(at, part)| (part.group, u64::from(at.frame.end - at.frame.outer), at.cost as u64))
+    }
+
     /// How many items of a part are not left out.
     pub fn part_items_left(&self, part: PartId) -> u64 {
         self.edits.parts.get(part.0 as usize).map_or(0, |part| u64::from(part.left))
@@ -278,7 +293,7 @@ impl<'a> Draft<'a> {
         as_str(slice(self.request, extent))
     }
 
-    fn item_edits(&self, item: ItemId) -> u32 {
+    pub(super) fn item_edits(&self, item: ItemId) -> u32 {
         self.edits.item_edits.get(item.0 as usize).copied().unwrap_or(NONE)
     }
 
@@ -381,6 +396,11 @@ impl<'a> Draft<'a> {
             }
             None => {}
         }
+    }
+
+    /// Adds an edit of an item.
+    pub(super) fn push_to_item(&mut self, item: ItemId, edit: Edit) {
+        self.push(Owner::Item(item), edit);
     }
 
     fn push(&mut self, owner: Owner, edit: Edit) {

@@ -35,6 +35,8 @@ pub(super) enum Mode {
     Dead,
     /// Not an attribute: the new `trace_state`.
     TraceState,
+    /// Not an attribute: the body all other edits are applied to.
+    Body,
 }
 
 /// One edit; its bytes are in [`Edits::arena`].
@@ -141,6 +143,19 @@ impl Edits {
     /// The edit of the trace state.
     pub(super) fn find_trace_state(&self, head: u32) -> Option<(u32, &Edit)> {
         self.list(head).find(|(_, edit)| edit.mode == Mode::TraceState)
+    }
+
+    /// The edit that replaces the body.
+    pub(super) fn find_body(&self, head: u32) -> Option<&Edit> {
+        self.list(head).find(|(_, edit)| edit.mode == Mode::Body).map(|(_, edit)| edit)
+    }
+
+    /// An edit that replaces the body of an item.
+    pub(super) fn encode_body(&mut self, body: &[u8]) -> Edit {
+        let start = self.arena.len();
+        self.arena.extend_from_slice(body);
+        let end = self.arena.len();
+        Edit { mode: Mode::Body, key: end..end, value: start..end, field: end..end, next: NONE }
     }
 
     /// The value an edit sets.

@@ -253,7 +253,11 @@ impl<'a> Emitter<'a> {
     /// Writes the fields of a message with its edits applied.
     fn rewrite(&mut self, at: &Rewrite) {
         let edits = self.edits;
-        let message = slice(self.request, Extent { start: at.body.body, end: at.body.end });
+        let new_body = edits.find_body(at.edits).map(|edit| edit.value.clone());
+        let message = match &new_body {
+            Some(range) => edits.bytes(range),
+            None => slice(self.request, Extent { start: at.body.body, end: at.body.end }),
+        };
         let trace_state = edits.find_trace_state(at.edits);
         let mut written: Vec<u32> = Vec::new();
         let mut reader = Reader::new(message);
@@ -270,10 +274,13 @@ impl<'a> Emitter<'a> {
                 trace_state.filter(|_| field == span::TRACE_STATE)
             };
             match edit {
-                None => {
-                    let base = at.body.body as usize;
-                    self.splice.keep(base + start, base + reader.at());
-                }
+                None => match &new_body {
+                    Some(range) => self.splice.insert(range.start + start, range.start + reader.at()),
+                    None => {
+                        let base = at.body.body as usize;
+                        self.splice.keep(base + start, base + reader.at());
+                    }
+                },
                 Some((id, edit)) => {
                     let stays = matches!(edit.mode, Mode::Replace | Mode::TraceState);
                     if stays && !written.contains(&id) {
@@ -286,7 +293,7 @@ impl<'a> Emitter<'a> {
         let appended = |id: &u32, mode| match mode {
             Mode::Append => true,
             Mode::TraceState => !written.contains(id),
-            Mode::Replace | Mode::Delete | Mode::Dead => false,
+            Mode::Replace | Mode::Delete | Mode::Dead | Mode::Body => false,
         };
         for (_, edit) in edits.list(at.edits).filter(|(id, edit)| appended(id, edit.mode)) {
             self.splice.insert(edit.field.start, edit.field.end);

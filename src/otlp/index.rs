@@ -52,6 +52,8 @@ pub(super) struct ResourceAt {
     pub(super) items: Range<u32>,
     /// In [`Index::resource_rests`].
     pub(super) rests: Range<u32>,
+    /// Estimated bytes it takes decoded.
+    pub(super) cost: usize,
 }
 
 /// A `ScopeSpans`, `ScopeMetrics` or `ScopeLogs`.

@@ -79,6 +79,18 @@ pub(super) mod metric {
     pub(crate) const IS_MONOTONIC: u32 = key(3, VARINT);
 }
 
+/// `Span.Event`.
+pub(super) mod event {
+    use super::*;
+    pub(crate) const ATTRIBUTE: u32 = key(3, BYTES);
+}
+
+/// `Span.Link`.
+pub(super) mod link {
+    use super::*;
+    pub(crate) const ATTRIBUTE: u32 = key(4, BYTES);
+}
+
 /// `KeyValue`.
 pub(super) mod attribute {
     use super::*;

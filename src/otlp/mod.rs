@@ -22,6 +22,7 @@ pub mod schema;
 mod shapes;
 mod split;
 pub mod status;
+mod trim;
 mod value;
 mod walk;
 
@@ -34,6 +35,7 @@ pub use index::Index;
 pub use limits::Limits;
 pub use malformed::Malformed;
 pub use split::Pieces;
+pub use trim::{Cut, Most};
 pub use value::{AttributeValue, Value};
 
 /// One of the three OTLP signals.

@@ -66,6 +66,7 @@ impl<'i, 'b> Walk<'i, 'b> {
     }
 
     fn resource(&mut self, signal: Signal, at: Framed) -> Result<(), Malformed> {
+        let cost_before = self.tally.cost;
         self.tally.cost += match signal {
             Signal::Traces => size_of::<ResourceSpans>(),
             Signal::Metrics => size_of::<ResourceMetrics>(),
@@ -110,6 +111,7 @@ impl<'i, 'b> Walk<'i, 'b> {
             scopes: range(scopes, self.index.scopes.len()),
             items: range(items, self.index.items.len()),
             rests: range(rests, self.index.resource_rests.len()),
+            cost: self.tally.cost - cost_before + (at.end - at.outer) as usize,
         });
         Ok(())
     }

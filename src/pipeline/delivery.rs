@@ -143,6 +143,7 @@ pub(super) fn reason(refusal: &Refusal) -> RefusedReason {
         Refusal::Anonymous | Refusal::DuplicateTenantHeader { .. } | Refusal::BadTenant(_) => {
             RefusedReason::Tenant
         }
+        Refusal::Limited(limited) => limited.reason(),
         Refusal::DeadlineExceeded => RefusedReason::Deadline,
         Refusal::Destination(_) => RefusedReason::Destination,
         Refusal::Malformed(_) | Refusal::NoPipeline(_) => RefusedReason::TooLarge,

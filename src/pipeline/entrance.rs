@@ -4,15 +4,16 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 
 use super::delivery::{Deliveries, reason};
-use super::{Accepted, Pipeline, Refusal, Request, Transport};
+use super::{Accepted, Arrival, Pipeline, Refusal, Request, Transport};
 use crate::batch::Batch;
 use crate::internal_telemetry::metrics::{Counter, ReceiverMetrics};
-use crate::otlp::{Draft, Edits, Index, Limits, PerSignal, Signal};
-use crate::outcome::RefusedReason;
+use crate::otlp::{Draft, Edits, Index, Limits, Most, PerSignal};
+use crate::outcome::{RefusedReason, Trimmed};
 use crate::processor::{Stop, Work};
-use crate::tenant::{ClaimRefused, Directory, Owners};
+use crate::tenant::{Admission, ClaimRefused, Directory, LimitRefused, Owners, Pass, Tenant};
 
 /// What one receiver's requests go through; clones are the same entrance.
 #[derive(Clone)]
@@ -65,14 +66,22 @@ impl Entrance {
     /// Dropped before the queues own the data, all of it is refused; later only the answer is lost.
     pub async fn accept(&self, request: Request) -> Result<Accepted, Refusal> {
         let metrics = self.metrics(request.transport);
-        let (items, deliveries) = self.process(&request).map_err(|refused| {
-            metrics.refused[request.signal].add(refused.items);
-            refused.refusal
-        })?;
+        let (items, deliveries, mut admission) = match self.process(&request) {
+            Ok(processed) => processed,
+            Err(Refused { items, refusal }) => {
+                metrics.refused[request.signal].add(items);
+                return refused(request.transport, items, refusal);
+            }
+        };
         match deliveries.deliver(request.deadline).await {
-            Ok(rejected) => {
-                let message = (rejected > 0).then(|| "rejected by the destination".to_owned());
-                Ok(Accepted { items, rejected, message })
+            Ok(by_destination) => {
+                let by_destination_message =
+                    (by_destination > 0).then(|| "rejected by the destination".to_owned());
+                let message = admission.message().or(by_destination_message);
+                let rejected = admission.rejected_items();
+                admission.settle();
+                metrics.refused[request.signal].add(rejected);
+                Ok(Accepted { items, rejected: rejected + by_destination, message })
             }
             Err(refusal) => {
                 metrics.refused[request.signal].add(items);
@@ -81,19 +90,22 @@ impl Entrance {
         }
     }
 
-    /// Asked before the body of a request is read.
+    /// Asked before the body of a request is read; the pass goes along with the request.
     ///
     /// # Errors
     /// A [`Refusal`] that the headers suffice for.
-    pub fn admit(&self, signal: Signal) -> Result<(), Refusal> {
-        match self.0.pipelines[signal].is_empty() {
-            true => Err(Refusal::NoPipeline(signal)),
-            false => Ok(()),
+    pub fn admit(&self, arrival: &Arrival<'_>) -> Result<Pass, Refusal> {
+        let first = self.0.pipelines[arrival.signal].first();
+        let first = first.ok_or(Refusal::NoPipeline(arrival.signal))?;
+        // Without the processor `tenant` nobody asks whose the data is.
+        match first.tells_tenants() {
+            true => Ok(Pass::ask(&self.0.directory.load(), arrival.headers, arrival.announced)?),
+            false => Ok(Pass::default()),
         }
     }
 
     /// The synchronous part: bytes to batches, in every pipeline concerned.
-    fn process(&self, request: &Request) -> Result<(u64, Deliveries), Refused> {
+    fn process(&self, request: &Request) -> Result<(u64, Deliveries, Admission), Refused> {
         let directory = self.0.directory.load_full();
         SCRATCH.with_borrow_mut(|Scratch { index, edits }| {
             let body =
@@ -101,6 +113,7 @@ impl Entrance {
             let items = index.items();
             self.0.normalized[request.signal].add(index.normalized());
             let mut deliveries = Deliveries::default();
+            let mut admission = Admission::new(request.pass.clone());
             for (position, pipeline) in self.0.pipelines[request.signal].iter().enumerate() {
                 let mut work = Work {
                     draft: Draft::new(index, &body, edits),
@@ -108,6 +121,7 @@ impl Entrance {
                     peer: request.peer,
                     directory: &directory,
                     owners: Owners::new(&directory),
+                    admission: &mut admission,
                 };
                 match pipeline.run(&mut work) {
                     Ok(()) => deliveries.add(&pipeline.exporters, close(&mut work, position == 0)),
@@ -120,8 +134,19 @@ impl Entrance {
                     }
                 }
             }
-            Ok((items, deliveries))
+            Ok((items, deliveries, admission))
         })
+    }
+}
+
+/// The answer to a request that goes no further. HTTP knows no final throttle, only success of which
+/// everything is rejected.
+fn refused(transport: Transport, items: u64, refusal: Refusal) -> Result<Accepted, Refusal> {
+    match refusal {
+        Refusal::Limited(LimitRefused::Sustained { .. }) if transport == Transport::Http && items > 0 => {
+            Ok(Accepted { items, rejected: items, message: Some(refusal.to_string()) })
+        }
+        refusal => Err(refusal),
     }
 }
 
@@ -143,7 +168,13 @@ fn enter(work: &Work<'_>, first: bool, group: u32, left: u64) {
     let column = owner.account.signal(work.draft.signal());
     let sampled_out = work.owners.sampled_out(group);
     match first {
-        true => column.add_received(left + sampled_out),
+        true => {
+            let refused = work.owners.refused(group);
+            column.add_received(left + sampled_out + refused.map_or(0, |(_, items)| items));
+            if let Some((reason, items)) = refused {
+                column.add_refused(reason, items);
+            }
+        }
         false => column.add_copied(left + sampled_out),
     }
     column.add_sampled_out(sampled_out);
@@ -155,12 +186,39 @@ fn close(work: &mut Work<'_>, first: bool) -> Vec<Batch> {
     for group in 0..work.owners.groups() {
         let left = work.draft.group_items(group);
         enter(work, first, group, left);
-        let Some(bytes) = work.draft.emit(group) else { continue };
         let owner = work.owners.owner(group);
+        let limits = &owner.block.limits;
+        let bytes = match limits.trims() {
+            false => work.draft.emit(group),
+            true => trimmed(&mut work.draft, group, owner, first),
+        };
+        let Some(bytes) = bytes else { continue };
         let batch = Batch::new(work.draft.signal(), owner.id.clone(), owner.account.clone(), (left, bytes));
         batches.push(batch.in_flow(owner.flow.clone()));
     }
     batches
+}
+
+/// The batch of a tenant whose items may carry only so much.
+fn trimmed(draft: &mut Draft<'_>, group: u32, owner: &Tenant, first: bool) -> Option<Bytes> {
+    let limits = &owner.block.limits;
+    let most = Most {
+        value_bytes: limits.max_attribute_value_bytes,
+        attributes: limits.max_attributes_per_item,
+        events: limits.max_events_per_span,
+        links: limits.max_links_per_span,
+    };
+    let (bytes, cut) = draft.emit_within(group, &most);
+    let counts = [
+        (Trimmed::AttributeValue, cut.values),
+        (Trimmed::Attribute, cut.attributes),
+        (Trimmed::Event, cut.events),
+        (Trimmed::Link, cut.links),
+    ];
+    for (what, count) in counts.into_iter().filter(|(_, count)| first && *count > 0) {
+        owner.account.add_trimmed(what, count);
+    }
+    bytes
 }
 
 /// The books of a request that a processor stopped.
@@ -174,6 +232,7 @@ fn refuse(work: &mut Work<'_>, first: bool, reason: RefusedReason) {
 
 fn refusal(stop: Stop) -> Refusal {
     match stop {
+        Stop::Limited(limited) => limited.into(),
         Stop::Memory { retry_after } => Refusal::MemoryPressure { retry_after },
         Stop::Claim(ClaimRefused::Anonymous) => Refusal::Anonymous,
         Stop::Claim(ClaimRefused::Duplicate { header }) => Refusal::DuplicateTenantHeader { header },

@@ -7,8 +7,9 @@ mod delivery;
 mod entrance;
 mod request;
 
+pub use crate::tenant::Pass;
 pub use entrance::Entrance;
-pub use request::{Accepted, Refusal, Request, Transport};
+pub use request::{Accepted, Arrival, Refusal, Request, Transport};
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +22,10 @@ use crate::exporter::{Exporter, PrepareError};
 use crate::flow::Board;
 use crate::internal_telemetry::Telemetry;
 use crate::otlp::{Limits, PerSignal};
-use crate::processor::{Attributes, Kind, MemoryLimiter, Probabilistic, Processor, Sampling, Stop, Work};
+use crate::processor::{
+    Attributes, Kind, MemoryLimiter, Probabilistic, Processor, Sampling, Stop, Tenancy, Work,
+};
+use crate::sampling::Caps;
 use crate::sampling::probabilistic::BadSettings;
 use crate::tenant::Directory;
 
@@ -32,6 +36,11 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
+    /// Whether one of its processors asks whose the data is.
+    fn tells_tenants(&self) -> bool {
+        self.processors.iter().any(Processor::tells_tenants)
+    }
+
     fn run(&self, work: &mut Work<'_>) -> Result<(), Stop> {
         self.processors.iter().try_for_each(|processor| processor.run(work))
     }
@@ -69,18 +78,19 @@ pub enum GraphError {
 }
 
 impl Graph {
-    /// Connects the components; `directory` is where requests find the policies in force.
+    /// Connects the components; `directory` is where requests find the policies in force, `caps` what
+    /// sampling has spent under them.
     ///
     /// # Errors
     /// [`GraphError`]: the configuration must change.
     pub fn prepare(
         config: &Config,
         telemetry: &Telemetry,
-        directory: &Arc<ArcSwap<Directory>>,
+        (directory, caps): (&Arc<ArcSwap<Directory>>, &Arc<Caps>),
     ) -> Result<Self, GraphError> {
         let board = directory.load().table().board().clone();
         let (exporters, limiters) = (HashMap::new(), HashMap::new());
-        let mut builder = Builder { config, telemetry, board, exporters, limiters };
+        let mut builder = Builder { config, telemetry, board, caps, exporters, limiters };
         let mut pipelines: Vec<(&PipelineId, Arc<Pipeline>)> = Vec::new();
         for id in config.service.pipelines.keys() {
             pipelines.push((id, Arc::new(builder.pipeline(id)?)));
@@ -121,6 +131,7 @@ fn limits(config: &receiver::Otlp) -> Limits {
 struct Builder<'a> {
     config: &'a Config,
     telemetry: &'a Telemetry,
+    caps: &'a Arc<Caps>,
     board: Arc<Board>,
     exporters: HashMap<ComponentId, Exporter>,
     limiters: HashMap<ComponentId, Arc<MemoryLimiter>>,
@@ -149,8 +160,10 @@ impl Builder<'_> {
     fn processor(&mut self, id: &ComponentId, config: &ProcessorConfig) -> Result<Option<Kind>, GraphError> {
         Ok(Some(match config {
             ProcessorConfig::Batch(_) => return Ok(None),
-            ProcessorConfig::Tenant(_) => Kind::Tenant,
-            ProcessorConfig::Sampling(_) => Kind::Sampling(Sampling::new(self.telemetry.sampling().clone())),
+            ProcessorConfig::Tenant(_) => Kind::Tenant(Tenancy::new(self.telemetry.models().clone())),
+            ProcessorConfig::Sampling(_) => {
+                Kind::Sampling(Sampling::new(self.telemetry.sampling().clone(), self.caps.clone()))
+            }
             ProcessorConfig::ProbabilisticSampler(config) => {
                 let metrics = self.telemetry.sampler(id.as_str());
                 let refused = |source| GraphError::Sampler { id: id.clone(), source };

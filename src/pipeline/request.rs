@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::batch::SendFailure;
 use crate::identity::BadTenantId;
 use crate::otlp::{Malformed, Signal};
+use crate::tenant::{LimitRefused, Pass};
 
 /// How a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,23 @@ pub struct Request {
     pub transport: Transport,
     /// When the client stops waiting, capped by the receiver's own limit.
     pub deadline: Instant,
+    /// What was taken for it when its headers were admitted.
+    pub pass: Pass,
+}
+
+/// What is known of a request before its body is read.
+#[derive(Debug)]
+pub struct Arrival<'a> {
+    /// Told by the path or the gRPC service.
+    pub signal: Signal,
+    /// How it comes in.
+    pub transport: Transport,
+    /// The headers or gRPC metadata.
+    pub headers: &'a http::HeaderMap,
+    /// The announced length of the body as sent, in bytes.
+    pub announced: Option<u64>,
+    /// Who is connected; absent on unix sockets.
+    pub peer: Option<SocketAddr>,
 }
 
 /// The request is in good hands: every queue concerned owns its part.
@@ -102,6 +120,9 @@ pub enum Refusal {
     /// The sender names a tenant and may not, or names none where one is required.
     #[error("no tenant is named and policies refuse anonymous data")]
     Anonymous,
+    /// A limit of its tenant does not let it in.
+    #[error(transparent)]
+    Limited(#[from] LimitRefused),
     /// A tenant header occurs twice.
     #[error("header `{header}` occurs more than once")]
     DuplicateTenantHeader {

@@ -6,22 +6,23 @@
 use std::collections::HashMap;
 
 use super::glob::Glob;
+use super::limits;
 use super::matching::unknown_tier;
 use super::plan::{Block, Blocks};
 use super::queue_block;
-use super::reader::{At, Keys, NOT_YET, STAGE_2, STAGE_3};
+use super::reader::{At, Keys, STAGE_2, STAGE_3};
 use crate::identity::{BadTenantId, TenantId};
 use crate::yaml::{Entry, Problems};
 
-const BLOCK: Keys =
-    Keys { known: &["tier", "sampling", "queue"], later: &[("limits", NOT_YET), ("tail", STAGE_3)] };
-const TIER: Keys = Keys { known: &["sampling", "queue"], later: BLOCK.later };
+const BLOCK: Keys = Keys { known: &["tier", "sampling", "limits", "queue"], later: &[("tail", STAGE_3)] };
+const TIER: Keys = Keys { known: &["sampling", "limits", "queue"], later: BLOCK.later };
 
 /// A block as written.
 #[derive(Default, Clone)]
 struct Written<'n> {
     tier: Option<&'n str>,
     rate: Option<f64>,
+    limits: limits::Written,
     queue: queue_block::Written,
 }
 
@@ -45,7 +46,8 @@ pub(super) fn read<'n>(root: &At<'n>, problems: &mut Problems) -> (Vec<&'n str>,
         let of_tier = tier.and_then(|tier| tiers.get(tier)).cloned().unwrap_or_default();
         let rate = tenant.rate.or(of_tier.rate).or(defaults.rate).unwrap_or(1.0);
         let queue = tenant.queue.over(of_tier.queue).over(defaults.queue).share();
-        Block { tier: tier.map(Into::into), rate, queue }
+        let limits = tenant.limits.or(&of_tier.limits).or(&defaults.limits).merged();
+        Block { tier: tier.map(Into::into), rate, limits, queue }
     };
     let mut blocks = Blocks { fallback: merged(&Written::default()), ..Blocks::default() };
     for name in &names {
@@ -86,7 +88,8 @@ fn read_block<'n>(at: &At<'n>, tiers: &[&str], problems: &mut Problems) -> Writt
         }
         sampling.key("rate")?.probability(problems)
     });
-    Written { tier, rate, queue: queue_block::read(at, problems) }
+    let limits = at.key("limits").map(|limits| limits::read(&limits, problems)).unwrap_or_default();
+    Written { tier, rate, limits, queue: queue_block::read(at, problems) }
 }
 
 fn check_tier_name(entry: &Entry, path: &str, problems: &mut Problems) {

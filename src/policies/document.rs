@@ -10,7 +10,7 @@ use http::HeaderName;
 
 use super::blocks;
 use super::matching::Matching;
-use super::plan::{Anonymous, Claim, Enrichment, Mode, ModelField, Origin, Plan, Rule};
+use super::plan::{Anonymous, Claim, Enrichment, MixedRequests, Mode, ModelField, Origin, Plan, Rule};
 use super::reader::{At, Keys, NOT_YET, STAGE_2, refuse_nulls};
 use super::test_case::{self, Names, TestCase};
 use super::{condition::Condition, rule};
@@ -43,13 +43,8 @@ const DOCUMENT: Keys = Keys {
     later: &[("boosts", STAGE_2), ("overload", STAGE_2), ("rollout", STAGE_2)],
 };
 const IDENTITY: Keys = Keys {
-    known: &["claims", "anonymous"],
-    later: &[
-        ("authenticate", NOT_YET),
-        ("principals", NOT_YET),
-        ("on_mismatch", NOT_YET),
-        ("mixed_requests", NOT_YET),
-    ],
+    known: &["claims", "anonymous", "mixed_requests"],
+    later: &[("authenticate", NOT_YET), ("principals", NOT_YET), ("on_mismatch", NOT_YET)],
 };
 
 /// Reads and compiles a policies file; also returns its warnings. `now` tells which windows are over.
@@ -99,11 +94,18 @@ fn read(root: &At<'_>, sha256: String, now: jiff::Timestamp, problems: &mut Prob
         enrichment: read_enrichment(root, problems),
         claims,
         anonymous,
+        limited_rules: limited(&rules),
+        mixed_requests: read_mixed_requests(root, problems),
         rules,
         resource_tests,
         tests,
         blocks,
     })
+}
+
+fn limited(rules: &[Rule]) -> Vec<usize> {
+    let is_limited = |rule: &Rule| rule.limit.is_some() && rule.mode != Mode::Off;
+    rules.iter().enumerate().filter(|(_, rule)| is_limited(rule)).map(|(index, _)| index).collect()
 }
 
 fn check_version(root: &At<'_>, problems: &mut Problems) {
@@ -193,6 +195,12 @@ fn read_identity(root: &At<'_>, problems: &mut Problems) -> (Vec<Claim>, Anonymo
     let claims = claims.iter().filter_map(|claim| read_claim(claim, problems)).collect();
     let anonymous = identity.key("anonymous").and_then(|value| read_anonymous(&value, problems));
     (claims, anonymous.unwrap_or(Anonymous::Refuse))
+}
+
+fn read_mixed_requests(root: &At<'_>, problems: &mut Problems) -> MixedRequests {
+    let choices = [("whole", MixedRequests::Whole), ("partial", MixedRequests::Partial)];
+    let written = root.key("identity").and_then(|identity| identity.key("mixed_requests"));
+    written.and_then(|value| value.choice(&choices, problems)).unwrap_or_default()
 }
 
 fn read_claim(at: &At<'_>, problems: &mut Problems) -> Option<Claim> {

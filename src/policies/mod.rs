@@ -12,6 +12,7 @@ mod blocks;
 pub mod condition;
 mod document;
 pub mod glob;
+mod limits;
 mod matching;
 mod plan;
 mod queue_block;
@@ -23,9 +24,10 @@ pub mod watch;
 
 pub use condition::Lookup;
 pub use document::{MAX_BYTES, MAX_RULES, parse};
+pub use limits::{LimitUnit, Limits, RuleLimit};
 pub use plan::{
-    Action, Active, Anonymous, Block, Claim, DEFAULT_RULE, Enrichment, Mode, ModelField, Origin, Plan, Rule,
-    Upstream,
+    Action, Active, Anonymous, Block, Claim, DEFAULT_RULE, Enrichment, MixedRequests, Mode, ModelField,
+    Origin, Plan, Rule, Upstream,
 };
 pub use scalar::Scalar;
 pub use test_case::{Expect, Given, GivenValue, TestCase};

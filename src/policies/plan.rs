@@ -11,6 +11,7 @@ use http::HeaderName;
 
 use super::condition::{Condition, ResourceDimension, ResourceTest};
 use super::glob::Glob;
+use super::limits::{Limits, RuleLimit};
 use super::test_case::TestCase;
 use crate::flow::Share;
 use crate::identity::TenantId;
@@ -29,6 +30,8 @@ pub struct Plan {
     pub claims: Vec<Claim>,
     /// What becomes of data nobody claims.
     pub anonymous: Anonymous,
+    /// What becomes of a request of several tenants of which one is over its limit.
+    pub mixed_requests: MixedRequests,
     /// The rules, in order.
     pub rules: Vec<Rule>,
     /// The tests of resources, as the rules' conditions number them.
@@ -37,6 +40,8 @@ pub struct Plan {
     pub tests: Vec<TestCase>,
     pub(super) blocks: Blocks,
     pub(super) default_label: Arc<str>,
+    /// The rules with a cap that are not off.
+    pub(super) limited_rules: Vec<usize>,
 }
 
 impl Plan {
@@ -52,6 +57,16 @@ impl Plan {
         self.blocks.tiers.get(tier).unwrap_or(&self.blocks.fallback)
     }
 
+    /// Whether the rate or size of anybody's requests is limited.
+    pub fn limits_anybody(&self) -> bool {
+        let blocks = &self.blocks;
+        let globs = blocks.globs.iter().map(|(_, block)| block);
+        let mut all =
+            blocks.exact.values().chain(globs).chain(blocks.tiers.values()).chain([&blocks.fallback]);
+        let standard = Limits::default().max_request_bytes;
+        all.any(|block| block.limits.meters() || block.limits.max_request_bytes < standard)
+    }
+
     /// The tenants listed by their exact id.
     pub fn configured_tenants(&self) -> impl Iterator<Item = &str> {
         self.blocks.exact.keys().map(String::as_str)
@@ -60,6 +75,11 @@ impl Plan {
     /// The revision for labels, stamps and people: as its author wrote it, else the digest's first twelve digits.
     pub fn revision_name(&self) -> &str {
         self.revision.as_deref().unwrap_or_else(|| self.sha256.get(..12).unwrap_or_default())
+    }
+
+    /// The caps of rules, with the rules' indices.
+    pub fn rule_limits(&self) -> impl Iterator<Item = (usize, RuleLimit)> + '_ {
+        self.limited_rules.iter().filter_map(|index| Some((*index, self.rules.get(*index)?.limit?)))
     }
 
     /// Whether a label names one of these rules.
@@ -98,13 +118,15 @@ pub struct Block {
     pub tier: Option<Arc<str>>,
     /// The probability of spans no rule decides about, in (0, 1].
     pub rate: f64,
+    /// How much may come in.
+    pub limits: Limits,
     /// What it may have of each queue; the guarantee holds for tenants listed by exact id.
     pub queue: Share,
 }
 
 impl Default for Block {
     fn default() -> Self {
-        Self { tier: None, rate: 1.0, queue: Share::DEFAULT }
+        Self { tier: None, rate: 1.0, limits: Limits::default(), queue: Share::DEFAULT }
     }
 }
 
@@ -191,6 +213,16 @@ pub enum Anonymous {
     Tenant(TenantId),
 }
 
+/// `identity.mixed_requests`: what becomes of a request of several tenants if one is over its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MixedRequests {
+    /// All of it is refused, and sent again: nothing is lost, neighbours wait.
+    #[default]
+    Whole,
+    /// The limited tenant's items are rejected for good, the rest is taken.
+    Partial,
+}
+
 /// One rule, compiled.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rule {
@@ -216,6 +248,8 @@ pub struct Rule {
     pub upstream: Upstream,
     /// The value whose traces get one decision.
     pub group_by: Option<ResourceDimension>,
+    /// The cap on what it keeps.
+    pub limit: Option<RuleLimit>,
     /// Who answers for it.
     pub owner: Option<String>,
     /// Why it is there.

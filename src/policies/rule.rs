@@ -6,18 +6,19 @@
 use std::time::Duration;
 
 use super::condition::ResourceDimension;
+use super::limits::{self, RuleLimit};
 use super::matching::{Matched, Matching, resource_dimension};
 use super::plan::{Action, Active, Mode, Rule, Upstream};
-use super::reader::{At, Keys, NOT_YET, STAGE_2, STAGE_3};
-use crate::otlp::Signal;
+use super::reader::{At, Keys, STAGE_2, STAGE_3};
+use crate::otlp::{PerSignal, Signal};
 use crate::yaml::Problems;
 
 const KEYS: Keys = Keys {
     known: &[
         "name", "match", "scope", "rate", "keep", "drop", "factor", "at_least", "at_most", "active", "mode",
-        "upstream", "group_by", "owner", "reason",
+        "upstream", "group_by", "limit", "owner", "reason",
     ],
-    later: &[("limit", NOT_YET), ("target", STAGE_2), ("overload", STAGE_2)],
+    later: &[("target", STAGE_2), ("overload", STAGE_2)],
 };
 
 /// What traces can be grouped by.
@@ -52,6 +53,7 @@ pub(super) fn read(at: &At<'_>, matching: &mut Matching<'_>, problems: &mut Prob
     };
     let action = read_action(at, problems);
     check_signals(at, &matched, action, problems);
+    let matched_signals = matched.signals.clone();
     let modes = [("enforce", Mode::Enforce), ("shadow", Mode::Shadow), ("off", Mode::Off)];
     let upstreams = [("equalize", Upstream::Equalize), ("multiply", Upstream::Multiply)];
     let rule = Rule {
@@ -66,6 +68,7 @@ pub(super) fn read(at: &At<'_>, matching: &mut Matching<'_>, problems: &mut Prob
         mode: at.key("mode").and_then(|value| value.choice(&modes, problems)).unwrap_or_default(),
         upstream: at.key("upstream").and_then(|value| value.choice(&upstreams, problems)).unwrap_or_default(),
         group_by: at.key("group_by").and_then(|value| read_group(&value, action, problems)),
+        limit: at.key("limit").and_then(|value| read_limit(&value, &matched_signals, action, problems)),
         owner: text(at, "owner", problems),
         reason: text(at, "reason", problems),
     };
@@ -188,6 +191,19 @@ fn read_group(at: &At<'_>, action: Action, problems: &mut Problems) -> Option<Re
         Some(_) => {}
     }
     dimension
+}
+
+fn read_limit(
+    at: &At<'_>,
+    signals: &PerSignal<bool>,
+    action: Action,
+    problems: &mut Problems,
+) -> Option<RuleLimit> {
+    if matches!(action, Action::Drop | Action::Modify) {
+        at.error_with(problems, "the rule keeps nothing", "a limit caps what `rate` or `keep` lets through");
+        return None;
+    }
+    limits::read_rule(at, signals, problems)
 }
 
 fn probability(at: &At<'_>, key: &str, problems: &mut Problems) -> Option<f64> {

@@ -2,12 +2,15 @@
 //!
 //! Not here: running them (`sampling::run_tests`). Invariant: a test names a rule that exists.
 
+use std::fmt;
+
 use super::matching::{KINDS, SIGNALS, STATUSES, unknown_tier};
 use super::plan::DEFAULT_RULE;
 use super::reader::{At, Keys};
 use super::rule::LATER_DIMENSIONS;
 use super::scalar::Scalar;
 use crate::otlp::Signal;
+use crate::units::Probability;
 use crate::yaml::{Location, Problems, Value};
 
 const GIVEN: Keys = Keys {
@@ -112,6 +115,17 @@ pub struct Expect {
     pub probability: Option<f64>,
     /// `decision: drop`: a rule drops it.
     pub drop: bool,
+}
+
+impl fmt::Display for Expect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` decides", self.rule)?;
+        match self.probability.map(Probability::new) {
+            Some(Ok(probability)) => write!(f, ", {probability}"),
+            _ if self.drop => f.write_str(", drop"),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Names a test may use.

@@ -1,5 +1,4 @@
 use super::*;
-use crate::flow::Share;
 use crate::otlp::Signal;
 use condition::{Condition, ItemTest, Leaf};
 
@@ -43,7 +42,7 @@ fn the_embedded_policies_believe_claims_and_keep_everything() {
     assert_eq!(plan.claims, [header("x-scope-orgid"), header("x-tenant-id"), resource]);
     let unattributed = crate::identity::TenantId::unattributed();
     assert_eq!(plan.anonymous, Anonymous::Tenant(unattributed));
-    assert_eq!(plan.block("anybody"), &Block { tier: None, rate: 1.0, queue: Share::DEFAULT });
+    assert_eq!(plan.block("anybody"), &Block::default());
     assert!(plan.rules.is_empty());
     assert_eq!(plan.revision.as_deref(), Some("embedded-default"));
 }
@@ -75,7 +74,7 @@ tenants:
     let check = |tenant: &str, tier: &str, rate: f64| {
         assert_eq!(
             plan.block(tenant),
-            &Block { tier: Some(tier.into()), rate, queue: Share::DEFAULT },
+            &Block { tier: Some(tier.into()), rate, ..Block::default() },
             "{tenant}"
         );
     };
@@ -117,6 +116,23 @@ enrichment:
 }
 
 #[test]
+fn the_names_of_other_conventions_can_be_listed() {
+    let enrichment = plan(
+        "rules: []
+enrichment:
+  model_name: { from: [attributes.triton.model_name, attributes.llm.model_name] }
+  model_version: { from: [resource.triton.model_version, attributes.feature_flag.result.variant] }
+",
+    )
+    .enrichment;
+    let (resource, item) =
+        (|k: &str| Origin::Resource(k.to_owned()), |k: &str| Origin::Attribute(k.to_owned()));
+    assert_eq!(enrichment.model_name.from, [item("triton.model_name"), item("llm.model_name")]);
+    let versions = [resource("triton.model_version"), item("feature_flag.result.variant")];
+    assert_eq!(enrichment.model_version.from, versions);
+}
+
+#[test]
 fn every_problem_is_reported_with_its_place() {
     check(
         "revison: a
@@ -146,10 +162,10 @@ fn keys_of_later_stages_are_refused_not_ignored() {
         "boosts: []
 overload: {}
 rollout: {}
-identity: { authenticate: [], principals: [], on_mismatch: refuse, mixed_requests: whole }
-defaults: { limits: {}, tail: {}, sampling: { target: {} } }
+identity: { authenticate: [], principals: [], on_mismatch: refuse }
+defaults: { limits: { warm_up: 5s, scope: fleet, export_in_flight: 1 }, tail: {}, sampling: { target: {} } }
 rules:
-  - { name: a, target: {}, limit: {}, group_by: attributes.x, overload: protected, match: { trace.spans: 5 } }
+  - { name: a, target: {}, group_by: attributes.x, overload: protected, match: { trace.spans: 5 } }
 enrichment: { model_name: { from: [pod_label.app] } }
 ",
         &[
@@ -159,15 +175,15 @@ enrichment: { model_name: { from: [pod_label.app] } }
             "p.yaml:5:13: identity.authenticate: not yet available",
             "p.yaml:5:31: identity.principals: not yet available",
             "p.yaml:5:47: identity.on_mismatch: not yet available",
-            "p.yaml:5:68: identity.mixed_requests: not yet available",
-            "p.yaml:6:13: defaults.limits: not yet available",
-            "p.yaml:6:25: defaults.tail: needs stage 3, which is not yet available",
-            "p.yaml:6:47: defaults.sampling.target: needs stage 2, which is not yet available",
+            "p.yaml:6:23: defaults.limits.warm_up: needs stage 2, which is not yet available",
+            "p.yaml:6:36: defaults.limits.scope: needs stage 3, which is not yet available",
+            "p.yaml:6:50: defaults.limits.export_in_flight: not yet available",
+            "p.yaml:6:73: defaults.tail: needs stage 3, which is not yet available",
+            "p.yaml:6:95: defaults.sampling.target: needs stage 2, which is not yet available",
             "p.yaml:8:16: rules[0].target: needs stage 2, which is not yet available",
-            "p.yaml:8:28: rules[0].limit: not yet available",
-            "p.yaml:8:49: rules[0].group_by: needs stage 3, which is not yet available",
-            "p.yaml:8:63: rules[0].overload: needs stage 2, which is not yet available",
-            "p.yaml:8:93: rules[0].match[\"trace.spans\"]: needs stage 3, which is not yet available",
+            "p.yaml:8:38: rules[0].group_by: needs stage 3, which is not yet available",
+            "p.yaml:8:52: rules[0].overload: needs stage 2, which is not yet available",
+            "p.yaml:8:82: rules[0].match[\"trace.spans\"]: needs stage 3, which is not yet available",
             "p.yaml:9:36: enrichment.model_name.from[0]: `pod_label.app` is not yet available",
         ],
     );
@@ -361,4 +377,75 @@ proptest::proptest! {
         let _read = read(&text);
         let _body = read(&format!("version: 1\nrules:\n  - {text}"));
     }
+}
+
+#[test]
+fn limits_are_merged_deeply_and_have_defaults() {
+    let plan = plan(
+        "rules: []
+defaults: { tier: standard, limits: { spans_per_second: 5000, burst: 5s, max_attributes_per_item: 64 } }
+tiers:
+  standard: {}
+  vip: { limits: { spans_per_second: 50000, bytes_per_second: 10MiB } }
+tenants:
+  acme: { tier: vip, limits: { burst: 1s, max_in_flight_bytes: 1MiB, sustained: 1m } }
+",
+    );
+    let acme = &plan.block("acme").limits;
+    let second = std::time::Duration::from_secs(1);
+    assert_eq!(acme.items_per_second[Signal::Traces], Some(50_000.0));
+    assert_eq!(acme.bytes_per_second, Some(f64::from(10 << 20)));
+    assert_eq!((acme.burst, acme.sustained), (second, 60 * second));
+    assert_eq!((acme.max_attributes_per_item, acme.max_in_flight_bytes), (Some(64), Some(1 << 20)));
+    let other = &plan.block("other").limits;
+    assert_eq!(other.items_per_second[Signal::Traces], Some(5_000.0));
+    assert_eq!((other.burst, other.bytes_per_second), (5 * second, None));
+    let standard = Limits::default();
+    assert_eq!((standard.burst, standard.max_request_bytes), (2 * second, 64 << 20));
+    assert_eq!(standard.max_model_versions, 20);
+    assert!(!standard.meters() && !standard.trims() && plan.limits_anybody());
+}
+
+#[test]
+fn limits_out_of_range_are_all_reported() {
+    check(
+        "rules: []
+defaults:
+  limits:
+    spans_per_second: 0
+    bytes_per_second: 0
+    burst: 50ms
+    sustained: 5s
+    max_request_bytes: lots
+    max_events_per_span: 0
+    max_model_versions: 1001
+    spans_per_minute: 5
+",
+        &[
+            "p.yaml:5:23: defaults.limits.spans_per_second: 0 is out of range; a rate is above 0; leave the key out for no limit",
+            "p.yaml:6:23: defaults.limits.bytes_per_second: 0 is out of range; a rate is above 0; leave the key out for no limit",
+            "p.yaml:7:12: defaults.limits.burst: 50ms is out of range; allowed are 100ms to 1m",
+            "p.yaml:8:16: defaults.limits.sustained: 5s is out of range; allowed are 0s, or 10s to 1h",
+            "p.yaml:9:24: defaults.limits.max_request_bytes: `lots` is not a size; write for example 64MiB, 512Mi, 1G or a number of bytes",
+            "p.yaml:10:26: defaults.limits.max_events_per_span: 0 is out of range; allowed are 1 to 4294967295",
+            "p.yaml:11:25: defaults.limits.max_model_versions: 1001 is out of range; allowed are 1 to 1000",
+            "p.yaml:12:5: defaults.limits.spans_per_minute: unknown key; did you mean `spans_per_second`?",
+        ],
+    );
+}
+
+#[test]
+fn the_limit_of_a_rule_counts_one_thing_it_keeps() {
+    let limit = |text: &str| plan(&format!("rules:\n  - {text}\n")).rules[0].limit.unwrap();
+    let spans = limit("{ name: a, keep: true, limit: { spans_per_second: 500 } }");
+    let burst = std::time::Duration::from_secs(2);
+    assert_eq!(spans, RuleLimit { unit: LimitUnit::Spans, per_second: 500.0, burst, per_tenant: true });
+    let all = limit("{ name: a, rate: 10%, limit: { bytes_per_second: 1KiB, per: [] } }");
+    assert_eq!((all.unit, all.per_second, all.per_tenant), (LimitUnit::Bytes, 1024.0, false));
+    let limited = |limit: &str| format!("{{ name: a, keep: true, limit: {limit} }}");
+    check_rule(&limited("{}"), "a limit counts one thing");
+    check_rule(&limited("{ spans_per_second: 1, bytes_per_second: 1 }"), "a limit counts one thing");
+    check_rule(&limited("{ log_records_per_second: 1 }"), "the rule does not look at logs");
+    check_rule(&limited("{ spans_per_second: 1, per: [service] }"), "unknown value `service`");
+    check_rule("{ name: a, drop: true, limit: { spans_per_second: 1 } }", "the rule keeps nothing");
 }

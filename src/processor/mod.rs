@@ -6,6 +6,7 @@ mod filter;
 mod memory_limiter;
 mod probabilistic;
 mod sampling;
+mod tenant;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,12 +16,13 @@ use http::HeaderMap;
 
 use crate::internal_telemetry::metrics::ProcessorMetrics;
 use crate::otlp::Draft;
-use crate::tenant::{ClaimRefused, Directory, Owners};
+use crate::tenant::{Admission, ClaimRefused, Directory, LimitRefused, Owners};
 
 pub use attributes::Attributes;
 pub use memory_limiter::MemoryLimiter;
 pub use probabilistic::Probabilistic;
 pub use sampling::Sampling;
+pub use tenant::Tenancy;
 
 /// What a processor works on: one request on its way through one pipeline.
 pub struct Work<'a> {
@@ -34,6 +36,8 @@ pub struct Work<'a> {
     pub directory: &'a Directory,
     /// Whose each part is, and what was left out of whose.
     pub owners: Owners,
+    /// What the request was charged, over all its pipelines.
+    pub admission: &'a mut Admission,
 }
 
 /// Why a processor lets the request go no further; nothing of it is kept.
@@ -48,6 +52,9 @@ pub enum Stop {
     /// The tenant cannot be told.
     #[error(transparent)]
     Claim(#[from] ClaimRefused),
+    /// A limit of its tenant does not let it in.
+    #[error(transparent)]
+    Limited(#[from] LimitRefused),
 }
 
 /// One processor of a pipeline.
@@ -59,7 +66,7 @@ pub struct Processor {
 /// The processors there are.
 pub enum Kind {
     /// `tenant`: whose is it, which model made it.
-    Tenant,
+    Tenant(Tenancy),
     /// `sampling`: how much of it may pass.
     Sampling(Sampling),
     /// `probabilistic_sampler`, as the Collector's.
@@ -76,6 +83,11 @@ impl Processor {
         Self { kind, metrics }
     }
 
+    /// Whether it asks whose the data is.
+    pub fn tells_tenants(&self) -> bool {
+        matches!(self.kind, Kind::Tenant(_))
+    }
+
     /// Notes this processor's edits.
     ///
     /// # Errors
@@ -84,9 +96,7 @@ impl Processor {
         let signal = work.draft.signal();
         self.metrics.incoming[signal].add(work.draft.items_left());
         match &self.kind {
-            Kind::Tenant => {
-                crate::tenant::attribute(work.directory, work.headers, &mut work.draft, &mut work.owners)?
-            }
+            Kind::Tenant(tenancy) => tenancy.run(work)?,
             Kind::Sampling(sampling) => sampling.run(work),
             Kind::Probabilistic(sampler) => sampler.run(work),
             Kind::Attributes(attributes) => attributes.run(work),

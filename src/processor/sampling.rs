@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::Work;
 use crate::internal_telemetry::{Decision as Label, SamplingMetrics};
@@ -15,6 +16,7 @@ use crate::policies::{Plan, Scalar};
 use crate::sampling::rules::{
     Decision, Evaluator, ItemFacts, Oddities, RANDOMNESS_ATTRIBUTE, ResourceFacts, THRESHOLD_ATTRIBUTE, Write,
 };
+use crate::sampling::{Caps, Limiter};
 
 /// The attribute of `stamp: [rule]`.
 const RULE_STAMP: &str = "sampling.rule";
@@ -25,12 +27,14 @@ const REVISION_STAMP: &str = "sampling.revision";
 #[derive(Debug, Clone)]
 pub struct Sampling {
     metrics: Arc<SamplingMetrics>,
+    caps: Arc<Caps>,
 }
 
 /// What a worker thread reuses from part to part.
 #[derive(Default)]
 struct Scratch {
     evaluator: Evaluator,
+    limiter: Limiter,
     counts: Counts,
     text: String,
 }
@@ -40,14 +44,14 @@ thread_local! {
 }
 
 impl Sampling {
-    /// A processor that counts its decisions.
-    pub fn new(metrics: Arc<SamplingMetrics>) -> Self {
-        Self { metrics }
+    /// A processor that counts its decisions and spends the budgets of `caps`.
+    pub fn new(metrics: Arc<SamplingMetrics>, caps: Arc<Caps>) -> Self {
+        Self { metrics, caps }
     }
 
     /// Notes which items are left out and what the kept ones say of it.
     pub(super) fn run(&self, work: &mut Work<'_>) {
-        let now = Timestamp::now();
+        let now = (Timestamp::now(), Instant::now());
         SCRATCH.with_borrow_mut(|scratch| {
             for part in work.draft.parts() {
                 self.part(work, part, now, scratch);
@@ -55,20 +59,27 @@ impl Sampling {
         });
     }
 
-    fn part(&self, work: &mut Work<'_>, part: PartId, now: Timestamp, scratch: &mut Scratch) {
-        let Scratch { evaluator, counts, text } = scratch;
+    fn part(
+        &self,
+        work: &mut Work<'_>,
+        part: PartId,
+        (now, clock): (Timestamp, Instant),
+        scratch: &mut Scratch,
+    ) {
+        let Scratch { evaluator, limiter, counts, text } = scratch;
         let plan = work.directory.plan();
         let group = work.draft.group(part);
         let tenant = work.owners.owner(group).clone();
         let draft = &mut work.draft;
         enter(evaluator, plan, draft, (part, &tenant), now);
+        limiter.enter((&self.caps, plan), (&tenant.id, &tenant.block), draft.signal(), clock);
         counts.clear();
         let stamps = Stamps::of(plan);
         if evaluator.keeps_everything_untouched() && !stamps.any() {
             counts.kept_untouched(draft.part_items_left(part));
         } else {
             draft.for_each_item(part, |draft, item| {
-                let decision = decide(evaluator, plan, draft, item);
+                let decision = decide((&mut *evaluator, &mut *limiter), plan, draft, item);
                 counts.add(&decision, evaluator);
                 match decision.keep {
                     true => keep(draft, item, &decision, (plan, &stamps, text)),
@@ -76,6 +87,8 @@ impl Sampling {
                 }
             });
         }
+        counts.oversized = limiter.oversized();
+        limiter.leave();
         work.owners.count_sampled_out(group, counts.left_out());
         counts.flush(&self.metrics, plan, &tenant.account, work.draft.signal());
     }
@@ -100,7 +113,12 @@ fn enter(
     evaluator.enter(plan, &facts, now);
 }
 
-fn decide(evaluator: &mut Evaluator, plan: &Plan, draft: &Draft<'_>, item: ItemId) -> Decision {
+fn decide(
+    (evaluator, limiter): (&mut Evaluator, &mut Limiter),
+    plan: &Plan,
+    draft: &Draft<'_>,
+    item: ItemId,
+) -> Decision {
     let mut facts = ItemFacts {
         trace_id: None,
         trace_state: "",
@@ -120,13 +138,13 @@ fn decide(evaluator: &mut Evaluator, plan: &Plan, draft: &Draft<'_>, item: ItemI
         facts.kind = Some(span.kind());
         facts.status = Some(span.status());
         facts.duration = Some(span.duration_nano());
-        return evaluator.decide(plan, &facts);
+        return evaluator.decide_within(plan, &facts, limiter);
     }
     if let Some(log) = draft.log(item) {
         facts.trace_id = log.trace_id();
         facts.flags = log.flags();
     }
-    evaluator.decide(plan, &facts)
+    evaluator.decide_within(plan, &facts, limiter)
 }
 
 /// Shows a value to a test: the elements of an array one by one.
@@ -206,6 +224,7 @@ struct Counts {
     inconsistent_threshold: u64,
     missing_randomness: u64,
     no_random_flag: u64,
+    oversized: u64,
 }
 
 struct RuleCounts {
@@ -276,11 +295,13 @@ impl Counts {
                 metrics.add_adjusted(counts.adjusted);
             }
         }
-        if self.inconsistent_threshold + self.missing_randomness + self.no_random_flag > 0 {
+        let odd = [self.inconsistent_threshold, self.missing_randomness, self.no_random_flag, self.oversized];
+        if odd.into_iter().any(|count| count > 0) {
             let metrics = metrics.randomness(account.label());
             metrics.inconsistent_threshold.add(self.inconsistent_threshold);
             metrics.missing_randomness.add(self.missing_randomness);
             metrics.no_random_flag.add(self.no_random_flag);
+            metrics.oversized_traces.add(self.oversized);
         }
     }
 }

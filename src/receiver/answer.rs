@@ -3,6 +3,8 @@
 //! | told | gRPC | HTTP | client tries again |
 //! |---|---|---|---|
 //! | broken data | INVALID_ARGUMENT | 400 | no |
+//! | tenant over its limit | RESOURCE_EXHAUSTED with RetryInfo | 429 with Retry-After | yes |
+//! | tenant over it for too long | RESOURCE_EXHAUSTED without RetryInfo | 429 with a long Retry-After | no |
 //! | too large, for good | RESOURCE_EXHAUSTED without RetryInfo | 413 | no |
 //! | the tenant has its share | RESOURCE_EXHAUSTED with RetryInfo | 429 with Retry-After | yes |
 //! | overloaded, shutting down | UNAVAILABLE with RetryInfo | 503 with Retry-After | yes |
@@ -17,6 +19,11 @@ use super::grpc::BadFrame;
 use crate::otlp::Malformed;
 use crate::otlp::json::JsonError;
 use crate::pipeline::Refusal;
+use crate::tenant::LimitRefused;
+
+/// When HTTP clients of a tenant that has been over its limit for long may come back: longer than
+/// clients keep trying.
+const SUSTAINED_RETRY_AFTER: Duration = Duration::from_secs(600);
 
 /// Everything that can stand between a request and success.
 #[derive(Debug, thiserror::Error)]
@@ -85,15 +92,22 @@ pub(super) struct Verdict {
     pub(super) retry_after: Option<Duration>,
     /// Whether the data itself is at fault, for the counters and for BadRequest.
     pub(super) malformed: bool,
+    /// Whether gRPC clients are not told to come back: HTTP has no way to say so.
+    pub(super) is_final: bool,
 }
 
 impl Verdict {
     fn malformed(code: Code, http: StatusCode) -> Self {
-        Self { code, http, retry_after: None, malformed: true }
+        Self { code, http, retry_after: None, malformed: true, is_final: false }
     }
 
     fn refused(code: Code, http: StatusCode, retry_after: Option<Duration>) -> Self {
-        Self { code, http, retry_after, malformed: false }
+        Self { code, http, retry_after, malformed: false, is_final: false }
+    }
+
+    /// The same as gRPC clients are told.
+    pub(super) fn in_grpc(self) -> Self {
+        Self { retry_after: self.retry_after.filter(|_| !self.is_final), ..self }
     }
 }
 
@@ -141,6 +155,7 @@ fn of_refusal(refusal: &Refusal) -> Verdict {
         | Refusal::ShuttingDown { retry_after } => {
             Verdict::refused(Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, Some(*retry_after))
         }
+        Refusal::Limited(limited) => of_limit(limited),
         Refusal::Anonymous => Verdict::refused(Code::Unauthenticated, StatusCode::UNAUTHORIZED, None),
         Refusal::DuplicateTenantHeader { .. } => {
             Verdict::refused(Code::PermissionDenied, StatusCode::FORBIDDEN, None)
@@ -157,6 +172,25 @@ fn of_refusal(refusal: &Refusal) -> Verdict {
                 code => code,
             };
             Verdict::refused(code, http_status(code, failure.retry_after), failure.retry_after)
+        }
+    }
+}
+
+fn of_limit(refused: &LimitRefused) -> Verdict {
+    match refused {
+        LimitRefused::OverRate { retry_after, .. } => {
+            Verdict::refused(Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, Some(*retry_after))
+        }
+        LimitRefused::Sustained { .. } => {
+            let told = Verdict::refused(
+                Code::ResourceExhausted,
+                StatusCode::TOO_MANY_REQUESTS,
+                Some(SUSTAINED_RETRY_AFTER),
+            );
+            Verdict { is_final: true, ..told }
+        }
+        LimitRefused::NeverFits { .. } => {
+            Verdict::refused(Code::ResourceExhausted, StatusCode::PAYLOAD_TOO_LARGE, None)
         }
     }
 }
@@ -218,6 +252,15 @@ mod tests {
         refused(Refusal::MemoryPressure { retry_after }, Code::Unavailable, 503, SECOND);
         refused(Refusal::ShuttingDown { retry_after }, Code::Unavailable, 503, SECOND);
         refused(Refusal::Anonymous, Code::Unauthenticated, 401, None);
+        let (tenant, limit) = (crate::identity::TenantId::unattributed(), "spans_per_second");
+        let over = LimitRefused::OverRate { tenant: tenant.clone(), limit, retry_after };
+        refused(over.into(), Code::ResourceExhausted, 429, SECOND);
+        let sustained = LimitRefused::Sustained { tenant: tenant.clone(), limit };
+        let in_grpc = Fault::from(Refusal::from(sustained.clone())).verdict().in_grpc();
+        assert_eq!(in_grpc.retry_after, None);
+        refused(sustained.into(), Code::ResourceExhausted, 429, Some(SUSTAINED_RETRY_AFTER));
+        let never = LimitRefused::NeverFits { tenant, limit, most: 1 };
+        refused(never.into(), Code::ResourceExhausted, 413, None);
         let header = "x-tenant-id".to_owned();
         refused(Refusal::DuplicateTenantHeader { header }, Code::PermissionDenied, 403, None);
         refused(BadTenantId::Empty.into(), Code::InvalidArgument, 400, None);

@@ -25,11 +25,9 @@ mod web;
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderMap;
 use tokio::time::Instant;
 
 use connection::Port;
@@ -41,30 +39,15 @@ pub use sockets::Sockets;
 
 use crate::config::receiver::{BadEndpoint, Endpoint, Limits, Otlp};
 use crate::internal_telemetry::metrics::ReceiverMetrics;
-use crate::otlp::Signal;
-use crate::pipeline::{Accepted, Refusal, Request, Transport};
+pub use crate::pipeline::Arrival;
+use crate::pipeline::{Accepted, Pass, Refusal, Request, Transport};
 use crate::tasks::{Scope, Worker, Workers};
 use crate::tls::{ServerTls, TlsError};
-
-/// What is known of a request before its body is read.
-#[derive(Debug)]
-pub struct Arrival<'a> {
-    /// Told by the path or the gRPC service.
-    pub signal: Signal,
-    /// How it comes in.
-    pub transport: Transport,
-    /// The headers or gRPC metadata.
-    pub headers: &'a HeaderMap,
-    /// The announced length of the body as sent, in bytes.
-    pub announced: Option<u64>,
-    /// Who is connected; absent on unix sockets.
-    pub peer: Option<SocketAddr>,
-}
 
 /// Where requests go.
 #[derive(Debug, Clone)]
 pub struct Hooks<G, A> {
-    /// Asked when only the headers are known, `Fn(&Arrival) -> Result<(), Refusal>`; must not wait.
+    /// Asked when only the headers are known, `Fn(&Arrival) -> Result<Pass, Refusal>`; must not wait.
     pub admit: G,
     /// Takes the request, `Fn(Request) -> Future<Output = Result<Accepted, Refusal>>`; dropped when the
     /// client goes away or the deadline passes.
@@ -73,11 +56,11 @@ pub struct Hooks<G, A> {
 
 impl<G, A, F> Intake for Hooks<G, A>
 where
-    G: Fn(&Arrival<'_>) -> Result<(), Refusal> + Send + Sync + 'static,
+    G: Fn(&Arrival<'_>) -> Result<Pass, Refusal> + Send + Sync + 'static,
     A: Fn(Request) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Accepted, Refusal>> + Send + 'static,
 {
-    fn admit(&self, arrival: &Arrival<'_>) -> Result<(), Refusal> {
+    fn admit(&self, arrival: &Arrival<'_>) -> Result<Pass, Refusal> {
         (self.admit)(arrival)
     }
 
@@ -239,7 +222,7 @@ impl Bound {
         metrics: Metrics,
     ) -> Receiver
     where
-        G: Fn(&Arrival<'_>) -> Result<(), Refusal> + Clone + Send + Sync + 'static,
+        G: Fn(&Arrival<'_>) -> Result<Pass, Refusal> + Clone + Send + Sync + 'static,
         A: Fn(Request) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Result<Accepted, Refusal>> + Send + 'static,
     {

@@ -104,7 +104,7 @@ pub(super) fn grpc_accepted(accepted: Accepted, most: usize) -> Response<Reply> 
 
 /// gRPC: anything else, as headers only.
 pub(super) fn grpc_refused(fault: &Fault, verdict: &Verdict) -> Response<Reply> {
-    let status = status(fault, verdict, MAX_MESSAGE_BYTES);
+    let status = status(fault, &verdict.in_grpc(), MAX_MESSAGE_BYTES);
     let mut response = Response::new(Reply::default());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, APPLICATION_GRPC);

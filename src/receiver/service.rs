@@ -27,14 +27,14 @@ use crate::config::receiver as config;
 use crate::internal_telemetry::metrics::ReceiverMetrics;
 use crate::otlp::json::to_protobuf;
 use crate::otlp::{Limits, PerSignal, Signal};
-use crate::pipeline::{Accepted, Refusal, Transport};
+use crate::pipeline::{Accepted, Pass, Refusal, Transport};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
 /// Where requests go: the two hooks of `serve`, under one name.
 pub(super) trait Intake: Send + Sync + 'static {
-    fn admit(&self, arrival: &Arrival<'_>) -> Result<(), Refusal>;
+    fn admit(&self, arrival: &Arrival<'_>) -> Result<Pass, Refusal>;
     fn accept(
         &self,
         request: crate::pipeline::Request,
@@ -136,7 +136,7 @@ impl Rules {
         };
         let message = match (compressed, plan.codec) {
             (false, _) => message,
-            (true, Some(codec)) => self.decompress(codec, &message)?,
+            (true, Some(codec)) => decompressed(codec, &message, plan.bounds.limit)?,
             (true, None) => return Err(Fault::CompressedHow),
         };
         match plan.format {
@@ -144,13 +144,13 @@ impl Rules {
             Format::Json => Ok(to_protobuf(plan.signal, &message, &Limits::for_message_size(self.limit))?),
         }
     }
+}
 
-    fn decompress(&self, (codec, encoding): (Codec, &'static str), data: &[u8]) -> Result<Bytes, Fault> {
-        decompress(codec, data, self.limit).map_err(|error| match error {
-            DecompressError::TooLarge { .. } => Fault::TooLarge { limit: self.limit },
-            _ => Fault::Decompress { encoding },
-        })
-    }
+fn decompressed((codec, encoding): (Codec, &'static str), data: &[u8], limit: usize) -> Result<Bytes, Fault> {
+    decompress(codec, data, limit).map_err(|error| match error {
+        DecompressError::TooLarge { .. } => Fault::TooLarge { limit },
+        _ => Fault::Decompress { encoding },
+    })
 }
 
 /// A configured size as a length in memory.
@@ -177,6 +177,7 @@ struct Plan<'a> {
     bounds: Bounds,
     deadline: Instant,
     metrics: &'a ReceiverMetrics,
+    pass: Pass,
 }
 
 /// Answers a request; `held` lives as long as it does.
@@ -218,6 +219,7 @@ where
                 peer,
                 transport: plan.transport,
                 deadline: plan.deadline,
+                pass: plan.pass.clone(),
             };
             plan.metrics.request_bytes.add(request.body.len() as u64);
             if Instant::now() >= plan.deadline {
@@ -276,13 +278,15 @@ impl<I: Intake> Service<I> {
         if rules.include_metadata {
             authority_as_host(head);
         }
-        self.intake.admit(&Arrival { signal, transport, headers: &head.headers, announced, peer })?;
-        let bounds = Bounds {
-            limit: rules.limit,
-            progress: rules.progress,
-            deadline: deadline.min(now + rules.read_timeout),
-        };
-        Ok(Plan { signal, transport, format, codec, shape, bounds, deadline, metrics })
+        let pass =
+            self.intake.admit(&Arrival { signal, transport, headers: &head.headers, announced, peer })?;
+        let limit = pass.max_bytes().map_or(rules.limit, |most| rules.limit.min(bytes(most)));
+        if announced.is_some_and(|length| length > shape.most(limit)) {
+            return Err(Fault::TooLarge { limit });
+        }
+        let bounds =
+            Bounds { limit, progress: rules.progress, deadline: deadline.min(now + rules.read_timeout) };
+        Ok(Plan { signal, transport, format, codec, shape, bounds, deadline, metrics, pass })
     }
 
     fn answer(

@@ -188,7 +188,7 @@ fn serve(bound: Bound, entrance: Entrance, scope: &Scope, workers: &Workers) -> 
     };
     let (admitting, accepting) = (entrance.clone(), entrance);
     let hooks = Hooks {
-        admit: move |arrival: &Arrival<'_>| admitting.admit(arrival.signal),
+        admit: move |arrival: &Arrival<'_>| admitting.admit(arrival),
         accept: move |request: Request| {
             let entrance = accepting.clone();
             let span = request_span(request.signal, request.transport.as_str(), &request.headers);

@@ -6,11 +6,12 @@ use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::effective::effective;
 use super::prepare::{Checked, SmallestQueue};
-use crate::identity::TenantId;
 use crate::internal_telemetry::Telemetry;
 use crate::policies::InForce;
 use crate::policies::watch::{Place, Status};
+use crate::sampling::Caps;
 use crate::tasks::Scope;
 use crate::tenant::{Directory, Tenants};
 
@@ -22,6 +23,7 @@ struct Shared {
     current: ArcSwap<Current>,
     directory: Arc<ArcSwap<Directory>>,
     table: Arc<Tenants>,
+    caps: Arc<Caps>,
     telemetry: Telemetry,
 }
 
@@ -40,6 +42,7 @@ impl Policies {
         let policies = Self(Arc::new(Shared {
             current: ArcSwap::from_pointee(current),
             directory: Arc::new(ArcSwap::from_pointee(Directory::new(checked.plan(), &table))),
+            caps: Arc::default(),
             table,
             telemetry: telemetry.clone(),
         }));
@@ -69,9 +72,9 @@ impl Policies {
         self.follow();
     }
 
-    /// Where requests find the policies.
-    pub(super) fn directory(&self) -> &Arc<ArcSwap<Directory>> {
-        &self.0.directory
+    /// Where requests find the policies, and what sampling has spent under them.
+    pub(super) fn state(&self) -> (&Arc<ArcSwap<Directory>>, &Arc<Caps>) {
+        (&self.0.directory, &self.0.caps)
     }
 
     /// The file that is followed.
@@ -113,21 +116,7 @@ impl Policies {
 
     /// `GET /v1/policies/effective?tenant=`.
     pub(super) fn effective(&self, tenant: &str) -> Option<Value> {
-        let id = TenantId::new(tenant).ok()?;
-        let directory = self.0.directory.load();
-        let block = directory.plan().block(id.as_str());
-        let share = directory.plan().share(id.as_str());
-        Some(json!({
-            "tenant": id.as_str(),
-            "revision": directory.plan().revision_name(),
-            "tier": block.tier.as_deref(),
-            "sampling": { "rate": block.rate },
-            "queue": {
-                "weight": share.weight,
-                "guaranteed_bytes": share.guaranteed_bytes,
-                "max_share": share.max_share,
-            },
-        }))
+        effective(&self.0.directory.load(), tenant)
     }
 
     /// Watches the file and puts each good revision in force; the first one at once.

@@ -14,7 +14,7 @@ use crate::internal_telemetry::Telemetry;
 use crate::pipeline::Graph;
 use crate::policies::watch::Place;
 use crate::policies::{self, InForce, Plan};
-use crate::sampling;
+use crate::sampling::{self, Caps};
 use crate::tenant::{Directory, Tenants};
 use crate::yaml::{Location, Problems, Source};
 
@@ -151,7 +151,7 @@ fn checked(
     let checked = Checked { config, config_name, policies, place, warnings: problems, smallest_queue };
     let telemetry = Telemetry::detached();
     let directory = Directory::new(checked.plan(), &checked.table(&telemetry));
-    checked.graph(&telemetry, &Arc::new(ArcSwap::from_pointee(directory)))?;
+    checked.graph(&telemetry, (&Arc::new(ArcSwap::from_pointee(directory)), &Arc::default()))?;
     Ok(checked)
 }
 
@@ -194,9 +194,9 @@ impl Checked {
     pub(super) fn graph(
         &self,
         telemetry: &Telemetry,
-        directory: &Arc<ArcSwap<Directory>>,
+        policies: (&Arc<ArcSwap<Directory>>, &Arc<Caps>),
     ) -> Result<Graph, Problems> {
-        Graph::prepare(&self.config, telemetry, directory).map_err(|error| {
+        Graph::prepare(&self.config, telemetry, policies).map_err(|error| {
             let mut problems = Problems::new();
             let place = Location::start_of(Arc::new(Source::new(self.config_name.clone(), "")));
             problems.error(&place, "", error.to_string(), None);

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use moka::sync::Cache;
+use tokio::time::Instant;
 
-use super::table::{Seat, Tenants};
+use super::limits::Meter;
+use super::meters::Metered;
+use super::table::{Class, Seat, Tenants};
 use crate::flow::Flow;
 use crate::identity::TenantId;
 use crate::outcome::Account;
-use crate::policies::{Anonymous, Block, Claim, Enrichment, Plan};
+use crate::policies::{Anonymous, Block, Claim, Enrichment, Limits, Plan};
 
 /// How many tenants are remembered with what holds for them; more are looked up anew each time.
 const REMEMBERED: u64 = 10_000;
@@ -37,6 +40,7 @@ pub struct Directory {
     table: Arc<Tenants>,
     tenants: Cache<TenantId, Arc<Tenant>>,
     unattributed: Arc<Tenant>,
+    limits_anybody: bool,
 }
 
 impl Directory {
@@ -53,12 +57,36 @@ impl Directory {
             seat: None,
             proven: true,
         });
-        Self { plan, table: table.clone(), tenants: Cache::new(REMEMBERED), unattributed }
+        let limits_anybody = plan.limits_anybody();
+        Self { plan, table: table.clone(), tenants: Cache::new(REMEMBERED), unattributed, limits_anybody }
     }
 
     /// Where it is decided who is told apart.
     pub fn table(&self) -> &Arc<Tenants> {
         &self.table
+    }
+
+    /// Whether the size or rate of anybody's requests is limited.
+    pub(super) fn limits_anybody(&self) -> bool {
+        self.limits_anybody
+    }
+
+    /// Where a tenant is charged, and under which limits; `None`: it has none.
+    pub(super) fn meter<'a>(&'a self, tenant: &'a Tenant) -> Option<(Arc<Meter>, &'a Limits)> {
+        let limits = &tenant.block.limits;
+        if !limits.meters() {
+            return None;
+        }
+        let meters = self.table.meters();
+        let is_told_apart = tenant.seat.as_ref().is_none_or(|seat| seat.class != Class::Overflow);
+        let metered = match is_told_apart {
+            true => meters.of(&tenant.id, Instant::now()),
+            false => meters.shared(&tenant.id),
+        };
+        Some(match metered {
+            Metered::Own(meter) => (meter, limits),
+            Metered::Shared(meter) => (meter, &self.plan.block(TenantId::overflow().as_str()).limits),
+        })
     }
 
     /// The policies.

@@ -4,15 +4,20 @@
 //! are believed and what becomes of the rest. Not here: how much of a tenant's data may pass (`sampling`).
 //! Invariant: every item of a request belongs to exactly one tenant, and its resource says so.
 
+mod admission;
 mod busiest;
 mod directory;
 mod enrichment;
+pub mod limits;
+mod meters;
 mod owners;
 mod table;
 #[cfg(test)]
 mod tests;
 
+pub use admission::{Admission, LimitRefused, Pass};
 pub use directory::{Directory, Tenant};
+pub use meters::{Metered, Meters};
 pub use owners::Owners;
 pub use table::{Class, Seat, Tenants};
 
@@ -57,6 +62,28 @@ pub fn attribute(
         enrichment::write_model(enrichment, headers, draft, part);
     }
     Ok(())
+}
+
+/// The tenant of everything in a request, if its headers alone tell.
+///
+/// # Errors
+/// [`ClaimRefused`]: the request will be refused whatever its body says.
+fn foretold(directory: &Directory, headers: &HeaderMap) -> Result<Option<Arc<Tenant>>, ClaimRefused> {
+    for claim in directory.claims() {
+        match claim {
+            Claim::Resource(_) => return Ok(None),
+            Claim::Header(name) => {
+                if let Some(tenant) = header(headers, name)?.and_then(|id| directory.claimed(id)) {
+                    return Ok(Some(tenant));
+                }
+            }
+        }
+    }
+    match directory.anonymous() {
+        Anonymous::Refuse => Err(ClaimRefused::Anonymous),
+        Anonymous::Overflow => Ok(Some(directory.tenant(&TenantId::overflow()))),
+        Anonymous::Tenant(id) => Ok(Some(directory.tenant(id))),
+    }
 }
 
 /// What the headers of a request claim, in the order of the policies.

@@ -21,6 +21,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::busiest::Busiest;
+use super::meters::Meters;
 use crate::flow::{Board, Flow, Share};
 use crate::identity::TenantId;
 use crate::otlp::Signal;
@@ -70,6 +71,7 @@ struct SeatState {
 pub struct Tenants {
     ledger: Arc<Ledger>,
     board: Arc<Board>,
+    meters: Meters,
     overflow: [Flow; OVERFLOW_LINES],
     turn: AtomicU64,
     state: Mutex<State>,
@@ -105,12 +107,18 @@ impl Tenants {
         let tenants = Self {
             ledger: ledger.clone(),
             board: Arc::default(),
+            meters: Meters::default(),
             overflow: std::array::from_fn(|_| Flow::new(TenantId::overflow(), Share::DEFAULT)),
             turn: AtomicU64::new(0),
             state: Mutex::new(state),
         };
         tenants.adopt(plan);
         Arc::new(tenants)
+    }
+
+    /// What tenants have used of their limits.
+    pub fn meters(&self) -> &Meters {
+        &self.meters
     }
 
     /// What tells queues that shares changed.

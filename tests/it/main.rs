@@ -21,6 +21,7 @@ mod harness;
 mod hostile;
 mod layers;
 mod life;
+mod limits;
 mod own_telemetry;
 mod processors;
 mod reload;

@@ -5,6 +5,7 @@ mod generate;
 mod model;
 mod mutate;
 mod places;
+mod trim;
 
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;

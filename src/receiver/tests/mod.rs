@@ -8,6 +8,7 @@ mod windows;
 
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
+use crate::otlp::Signal;
 
 /// How long anything may take before a test gives up; reached only by failures.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -101,7 +103,7 @@ async fn start_with(config: Value, admit: Admit, accept: Accept) -> Server {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let noting = seen.clone();
     let hooks = Hooks {
-        admit: move |arrival: &Arrival<'_>| admit(arrival),
+        admit: move |arrival: &Arrival<'_>| admit(arrival).map(|()| crate::pipeline::Pass::default()),
         accept: move |request: Request| {
             noting.lock().unwrap().push(request.clone());
             accept(request)

@@ -78,11 +78,14 @@ impl Marks {
         Self { oddities: Oddities { malformed: true, ..Oddities::default() }, ..Self::default() }
     }
 
+    /// What decides: the group's randomness, if the rule decides by groups, else the item's own.
+    pub(super) fn randomness_of(&self, found: &Found) -> Option<Randomness> {
+        found.group.filter(|_| self.first).or(self.randomness)
+    }
+
     /// Without randomness only certainty keeps.
     pub(super) fn passes(&self, threshold: Threshold, found: &Found) -> bool {
-        let group = found.group.filter(|_| self.first);
-        let randomness = group.or(self.randomness);
-        randomness.map_or(found.probability >= 1.0, |randomness| threshold.keeps(randomness))
+        self.randomness_of(found).map_or(found.probability >= 1.0, |randomness| threshold.keeps(randomness))
     }
 
     pub(super) fn decide(&self, found: &Found, threshold: Option<Threshold>) -> Decision {
@@ -97,7 +100,8 @@ impl Marks {
             _ => Write::Nothing,
         };
         let group = found.group.filter(|_| self.first);
-        let sampled = kept.is_some() && found.probability < 1.0 && !untouchable;
+        let raised = |threshold: Threshold| threshold > self.threshold.unwrap_or(Threshold::ALWAYS);
+        let sampled = kept.is_some_and(|kept| found.probability < 1.0 || raised(kept)) && !untouchable;
         let unknown = self.oddities.inconsistent_threshold || untouchable;
         Decision {
             keep: kept.is_some(),

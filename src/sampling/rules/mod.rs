@@ -15,6 +15,7 @@ use jiff::Timestamp;
 
 use marks::Marks;
 
+use super::caps::Limiter;
 use super::threshold::{Randomness, Rounded, Threshold};
 use super::tracestate;
 use crate::otlp::Signal;
@@ -238,24 +239,44 @@ impl Evaluator {
         self.candidates.is_empty() && self.signal != Signal::Traces
     }
 
-    /// Decides about an item of the resource entered last, under the same plan.
+    /// Decides about an item of the resource entered last, under the same plan, as if nothing were capped.
     pub fn decide(&mut self, plan: &Plan, item: &ItemFacts<'_>) -> Decision {
+        self.decide_within(plan, item, &mut Limiter::default())
+    }
+
+    /// Decides about an item of the resource entered last, under the same plan and within the caps of the
+    /// same resource.
+    pub fn decide_within(&mut self, plan: &Plan, item: &ItemFacts<'_>, limiter: &mut Limiter) -> Decision {
         self.shadows.clear();
         let found = self.walk(plan, item);
         let is_unmarked = self.signal == Signal::Traces && item.trace_state.is_empty();
-        if is_unmarked && found.probability >= 1.0 && self.shadows.is_empty() {
+        let is_free = self.shadows.is_empty() && !limiter.is_active();
+        if is_unmarked && found.probability >= 1.0 && is_free {
             return Decision::certain(&found);
         }
-        let marks = Marks::of(item, self.signal, found.probability < 1.0 || !self.shadows.is_empty());
+        let marks = Marks::of(item, self.signal, found.probability < 1.0 || !is_free);
         for shadow in &mut self.shadows {
             let threshold =
                 self.rounded.combine(marks.threshold, shadow.found.probability, shadow.found.upstream);
-            shadow.keep = threshold.is_some_and(|threshold| marks.passes(threshold, &shadow.found));
+            let passed = threshold.filter(|threshold| marks.passes(*threshold, &shadow.found));
+            let capped = passed.and_then(|threshold| {
+                let randomness = marks.randomness_of(&shadow.found);
+                limiter.of_rule(Some(shadow.rule), (threshold, randomness), item.encoded.len())
+            });
+            shadow.keep = capped.is_some();
         }
         let threshold = if found.dropped {
             None
         } else {
             self.rounded.combine(marks.threshold, found.probability, found.upstream)
+        };
+        let threshold = match limiter.is_active() {
+            false => threshold,
+            true => threshold.filter(|threshold| marks.passes(*threshold, &found)).and_then(|threshold| {
+                let randomness = marks.randomness_of(&found);
+                let behind_rule = limiter.of_rule(found.rule, (threshold, randomness), item.encoded.len())?;
+                limiter.of_tenant((behind_rule, randomness))
+            }),
         };
         marks.decide(&found, threshold)
     }

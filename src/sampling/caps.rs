@@ -1,0 +1,159 @@
+//! The caps of all tenants and rules, and those that apply to the resource at hand.
+//!
+//! State lives here and not in plans, so that it outlives a reload: a cap is found by the rule's name,
+//! what it counts and whose it is. A table of fixed size: idle caps make room, and when none is idle
+//! newcomers of a rule share one. Not here: the arithmetic (`limit`).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use tokio::time::Instant;
+
+use super::limit::{Budget, Cap, TICK, Verdict};
+use super::threshold::{Randomness, Threshold};
+use crate::identity::TenantId;
+use crate::otlp::Signal;
+use crate::policies::{Block, LimitUnit, Plan};
+
+/// The most caps; those past it are shared by rule, and rules are bounded.
+const CAPACITY: usize = 10_000;
+
+/// What a cap belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    /// The rule and what it counts; `None`: `kept_spans_per_second`.
+    rule: Option<(Arc<str>, LimitUnit)>,
+    /// Whose; `None`: everybody's.
+    tenant: Option<TenantId>,
+}
+
+/// All caps.
+#[derive(Debug, Default)]
+pub struct Caps {
+    table: RwLock<HashMap<Key, Arc<Mutex<Cap>>>>,
+    swept: Mutex<Option<Instant>>,
+}
+
+impl Caps {
+    fn of(&self, key: Key, now: Instant) -> Arc<Mutex<Cap>> {
+        if let Some(cap) = self.table.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return cap.clone();
+        }
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        if table.len() >= CAPACITY && self.may_sweep(now) {
+            // Nobody can take a cap out of the table meanwhile, so one held once is held by the table.
+            table.retain(|_, cap| Arc::strong_count(cap) > 1 || !lock(cap).is_idle(now));
+        }
+        let is_full = table.len() >= CAPACITY && !table.contains_key(&key);
+        let key = if is_full { Key { tenant: Some(TenantId::overflow()), ..key } } else { key };
+        table.entry(key).or_default().clone()
+    }
+
+    fn may_sweep(&self, now: Instant) -> bool {
+        let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = swept.is_none_or(|at| now.saturating_duration_since(at) >= TICK);
+        if due {
+            *swept = Some(now);
+        }
+        due
+    }
+}
+
+fn lock(cap: &Mutex<Cap>) -> std::sync::MutexGuard<'_, Cap> {
+    cap.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The caps that may apply to items of one resource.
+#[derive(Debug, Default)]
+pub struct Limiter {
+    rules: Vec<RuleCap>,
+    kept: Option<(Arc<Mutex<Cap>>, Budget)>,
+    now: Option<Instant>,
+    oversized: u64,
+}
+
+#[derive(Debug)]
+struct RuleCap {
+    rule: usize,
+    unit: LimitUnit,
+    budget: Budget,
+    cap: Arc<Mutex<Cap>>,
+}
+
+impl Limiter {
+    /// Turns to a resource of `tenant`, for whom `block` holds.
+    pub fn enter(
+        &mut self,
+        (caps, plan): (&Caps, &Plan),
+        (tenant, block): (&TenantId, &Block),
+        signal: Signal,
+        now: Instant,
+    ) {
+        self.leave();
+        let limits = &block.limits;
+        if let Some(per_second) = limits.kept_spans_per_second.filter(|_| signal == Signal::Traces) {
+            let key = Key { rule: None, tenant: Some(tenant.clone()) };
+            self.kept = Some((caps.of(key, now), Budget { per_second, burst: limits.burst }));
+            self.now = Some(now);
+        }
+        for (index, limit) in plan.rule_limits().filter(|(index, _)| plan.rules[*index].signals[signal]) {
+            let counts = match limit.unit {
+                LimitUnit::Spans => signal == Signal::Traces,
+                LimitUnit::LogRecords => signal == Signal::Logs,
+                LimitUnit::Bytes => true,
+            };
+            if counts {
+                let rule = Some((plan.rules[index].name.clone(), limit.unit));
+                let tenant = limit.per_tenant.then(|| tenant.clone());
+                let cap = caps.of(Key { rule, tenant }, now);
+                let budget = Budget { per_second: limit.per_second, burst: limit.burst };
+                self.rules.push(RuleCap { rule: index, unit: limit.unit, budget, cap });
+                self.now = Some(now);
+            }
+        }
+    }
+
+    /// Lets the caps go: nothing is limited.
+    pub fn leave(&mut self) {
+        self.rules.clear();
+        (self.kept, self.now, self.oversized) = (None, None, 0);
+    }
+
+    /// Whether any cap may apply.
+    pub fn is_active(&self) -> bool {
+        self.now.is_some()
+    }
+
+    /// Traces larger than a whole budget since the resource was entered.
+    pub fn oversized(&self) -> u64 {
+        self.oversized
+    }
+
+    /// The threshold behind the cap of a rule for an item that passed `base`; `None`: it is left out.
+    pub(super) fn of_rule(
+        &mut self,
+        rule: Option<usize>,
+        item: (Threshold, Option<Randomness>),
+        bytes: usize,
+    ) -> Option<Threshold> {
+        let found = self.rules.iter().find(|cap| Some(cap.rule) == rule);
+        let (Some(RuleCap { unit, budget, cap, .. }), Some(now)) = (found, self.now) else {
+            return Some(item.0);
+        };
+        let cost = if *unit == LimitUnit::Bytes { bytes as f64 } else { 1.0 };
+        let verdict = lock(cap).decide(*budget, item, cost, now);
+        self.counted(verdict)
+    }
+
+    /// The threshold behind the tenant's own cap.
+    pub(super) fn of_tenant(&mut self, item: (Threshold, Option<Randomness>)) -> Option<Threshold> {
+        let (Some((cap, budget)), Some(now)) = (&self.kept, self.now) else { return Some(item.0) };
+        let verdict = lock(cap).decide(*budget, item, 1.0, now);
+        self.counted(verdict)
+    }
+
+    fn counted(&mut self, verdict: Verdict) -> Option<Threshold> {
+        self.oversized += u64::from(verdict.oversized);
+        verdict.threshold
+    }
+}

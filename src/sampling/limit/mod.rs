@@ -1,0 +1,201 @@
+//! Budgets as thresholds: what a cap keeps is still a probability sample, and its counts are right.
+//!
+//! ```text
+//! item:     T_run = max(T_carried, T_heap);  keep iff R >= T_run;  then offer it to the heap, kept or not
+//! heap:     the items of highest R whose costs fit the budget;  T_heap = first excluded R + 1
+//! tick end: T_carried = T_heap;  what was kept above the budget is debt
+//! ```
+//!
+//! The threshold an item meets depends on earlier items only, never on its own randomness, so 1/p stays
+//! unbiased; a cut per request would be arrival order in disguise. Time is an argument. Not here: the
+//! table of caps (`caps`). Invariant: items of one randomness stand or fall together in the heap.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::threshold::{Randomness, Threshold};
+
+/// The period of a budget.
+pub const TICK: Duration = Duration::from_secs(1);
+
+/// The share of its income a cap in debt may still spend, so that it never falls silent.
+const LEAST: f64 = 0.1;
+/// The most different randomness values a heap holds: some 40 MB.
+const MAX_HELD: usize = 1 << 20;
+
+/// How much a cap lets through.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Budget {
+    /// In units of cost.
+    pub per_second: f64,
+    /// What may come at once, as the time in which the rate brings it; shorter than a tick counts as one.
+    pub burst: Duration,
+}
+
+impl Budget {
+    fn income(&self) -> f64 {
+        self.per_second * TICK.as_secs_f64()
+    }
+
+    fn credit(&self) -> f64 {
+        self.per_second * self.burst.max(TICK).as_secs_f64()
+    }
+}
+
+/// The items of highest randomness whose costs fit a budget.
+#[derive(Debug)]
+struct Heap {
+    costs: BTreeMap<u64, f64>,
+    held: f64,
+    /// T_heap, from 0 to 2^56.
+    cut: u64,
+    rule: CutRule,
+}
+
+/// Where to cut, given the item excluded last and the least one included.
+type CutRule = fn(excluded: u64, included: Option<u64>) -> u64;
+
+/// The rule that is right: the population above the first excluded randomness is what was kept.
+fn first_excluded(excluded: u64, _included: Option<u64>) -> u64 {
+    excluded + 1
+}
+
+impl Heap {
+    fn new(rule: CutRule) -> Self {
+        Self { costs: BTreeMap::new(), held: 0.0, cut: 0, rule }
+    }
+
+    /// Adds an item; tells whether one trace alone exceeds the budget and stays.
+    fn offer(&mut self, randomness: u64, cost: f64, budget: f64, may_owe: bool) -> bool {
+        if randomness < self.cut {
+            return false;
+        }
+        *self.costs.entry(randomness).or_insert(0.0) += cost;
+        self.held += cost;
+        while self.held > budget || self.costs.len() > MAX_HELD {
+            if may_owe && self.costs.len() == 1 && randomness > 0 {
+                return true;
+            }
+            let Some((excluded, cost)) = self.costs.pop_first() else { break };
+            self.held -= cost;
+            let included = self.costs.first_key_value().map(|(randomness, _)| *randomness);
+            self.cut = self.cut.max((self.rule)(excluded, included));
+        }
+        false
+    }
+
+    fn clear(&mut self) {
+        self.costs.clear();
+        (self.held, self.cut) = (0.0, 0);
+    }
+}
+
+/// What a cap says of an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// The threshold it is kept with; `None`: it is left out.
+    pub threshold: Option<Threshold>,
+    /// Its trace alone exceeds the budget and passes on credit; said once a tick.
+    pub oversized: bool,
+}
+
+/// One cap at work.
+#[derive(Debug)]
+pub struct Cap {
+    heap: Heap,
+    carried: u64,
+    started: Option<Instant>,
+    /// What may be spent in this tick; below zero it is debt.
+    balance: f64,
+    kept: f64,
+    budget: Option<Budget>,
+    is_reported: bool,
+}
+
+impl Default for Cap {
+    fn default() -> Self {
+        Self::cutting(first_excluded)
+    }
+}
+
+impl Cap {
+    fn cutting(rule: CutRule) -> Self {
+        Self {
+            heap: Heap::new(rule),
+            carried: 0,
+            started: None,
+            balance: 0.0,
+            kept: 0.0,
+            budget: None,
+            is_reported: false,
+        }
+    }
+
+    /// Decides about an item that passed all earlier thresholds, of which `base` is the highest.
+    ///
+    /// An item without randomness passes as long as everything does.
+    pub fn decide(
+        &mut self,
+        budget: Budget,
+        (base, randomness): (Threshold, Option<Randomness>),
+        cost: f64,
+        now: Instant,
+    ) -> Verdict {
+        self.turn(budget, now);
+        let value = randomness.map_or(0, Randomness::value);
+        let run = self.threshold();
+        let keep = match randomness {
+            Some(_) => value >= run,
+            None => run == 0,
+        };
+        if keep {
+            self.kept += cost;
+        }
+        let spendable = self.balance.max(LEAST * budget.income());
+        let owes = self.heap.offer(value, cost, spendable, self.balance > 0.0);
+        let oversized = owes && !std::mem::replace(&mut self.is_reported, true);
+        let threshold = Threshold::new(run).filter(|_| keep).map(|run| run.max(base));
+        Verdict { threshold, oversized }
+    }
+
+    /// T_run, from 0 to 2^56: what the next item has to reach.
+    pub fn threshold(&self) -> u64 {
+        self.carried.max(self.heap.cut)
+    }
+
+    /// Whether forgetting this cap would lose nothing.
+    pub(super) fn is_idle(&self, now: Instant) -> bool {
+        let (Some(started), Some(budget)) = (self.started, self.budget) else { return true };
+        let ticks = whole_ticks(now.saturating_duration_since(started));
+        ticks >= 2.0 && self.balance - self.kept + ticks * budget.income() >= budget.credit()
+    }
+
+    /// Ends the ticks that are over. A changed budget counts from the next tick on.
+    fn turn(&mut self, budget: Budget, now: Instant) {
+        let Some(started) = self.started else {
+            (self.started, self.balance, self.budget) = (Some(now), budget.credit(), Some(budget));
+            return;
+        };
+        let ticks = whole_ticks(now.saturating_duration_since(started));
+        if ticks < 1.0 {
+            return;
+        }
+        // A tick in which nothing came carries nothing on.
+        self.carried = if ticks < 2.0 { self.heap.cut } else { 0 };
+        self.balance = (self.balance - self.kept + ticks * budget.income()).min(budget.credit());
+        self.heap.clear();
+        self.kept = 0.0;
+        self.is_reported = false;
+        self.started = Some(started + TICK.mul_f64(ticks));
+        self.budget = Some(budget);
+    }
+}
+
+fn whole_ticks(passed: Duration) -> f64 {
+    (passed.as_secs_f64() / TICK.as_secs_f64()).floor()
+}
+
+#[cfg(test)]
+mod tests;
