@@ -10,12 +10,14 @@
 )]
 
 mod backpressure;
+mod chart;
 mod cli;
 mod clients;
 mod documents;
 mod examples;
 mod gate;
 mod harness;
+mod healthcheck;
 mod layers;
 mod life;
 mod sampling;
