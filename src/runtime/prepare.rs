@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::config::extensions::Policies as PoliciesExtension;
 use crate::internal_telemetry::Telemetry;
 use crate::pipeline::Graph;
-use crate::policies::watch::{Place, Prepare};
+use crate::policies::watch::Place;
 use crate::policies::{self, InForce, Plan};
 use crate::sampling;
 use crate::tenant::Directory;
@@ -83,20 +83,7 @@ pub(super) fn check_to_reload(
 }
 
 fn load(place: Place) -> Result<Arc<InForce>, Problems> {
-    InForce::load(place, prepare())
-}
-
-/// How every policies text is checked: read, compiled, and its embedded tests run.
-fn prepare() -> Box<Prepare> {
-    Box::new(|source: &Source| {
-        let now = jiff::Timestamp::now();
-        let (plan, warnings) = policies::parse(source, now)?;
-        let failed = sampling::run_tests(&plan, now);
-        match failed.is_empty() {
-            true => Ok((plan, warnings)),
-            false => Err(failed),
-        }
-    })
+    InForce::load(place, Box::new(|text: &Source| sampling::prepare(text, jiff::Timestamp::now())))
 }
 
 fn checked(

@@ -10,6 +10,7 @@
 )]
 
 mod backpressure;
+mod batching;
 mod chart;
 mod cli;
 mod clients;
@@ -20,4 +21,8 @@ mod harness;
 mod healthcheck;
 mod layers;
 mod life;
+mod own_telemetry;
+mod processors;
+mod reload;
 mod sampling;
+mod tls;

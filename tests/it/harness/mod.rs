@@ -1,16 +1,17 @@
 //! The world around the program under test: a process, its clients, its destinations.
 
+mod certificates;
 mod client;
 mod metrics;
 mod payload;
 mod process;
 mod sink;
 
+pub use certificates::Authority;
 pub use client::{Grpc, Http};
 pub use metrics::Metrics;
 pub use payload::{Item, logs, metrics, spans};
-pub use process::Tollgate;
-pub use process::get;
+pub use process::{EPHEMERAL, Tollgate, get};
 pub use sink::{Answer, Arrived, Sink};
 
 use std::time::Duration;
