@@ -4,7 +4,8 @@
     validate.py promql < EXPRESSIONS                     every line is PromQL
 
 Kinds of Kubernetes by the schemas of kubernetes-validate; kinds of operators by their own
-CustomResourceDefinitions, the YAML files of the folder CRDS. A kind without schema is an error too.
+CustomResourceDefinitions, the YAML files of the folder CRDS. A kind without schema is an error too. The schemas of
+Kubernetes do not say which words a field may have; ENUMS does for the fields the chart writes.
 """
 import copy
 import glob
@@ -16,6 +17,36 @@ import promql_parser
 import yaml
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+ENUMS = {
+    "appProtocol": {"grpc", "http"},
+    "dnsPolicy": {"ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"},
+    "externalTrafficPolicy": {"Cluster", "Local"},
+    "fsGroupChangePolicy": {"Always", "OnRootMismatch"},
+    "imagePullPolicy": {"Always", "IfNotPresent", "Never"},
+    "internalTrafficPolicy": {"Cluster", "Local"},
+    "ipFamilyPolicy": {"PreferDualStack", "RequireDualStack", "SingleStack"},
+    "pathType": {"Exact", "ImplementationSpecific", "Prefix"},
+    "podManagementPolicy": {"OrderedReady", "Parallel"},
+    "protocol": {"SCTP", "TCP", "UDP"},
+    "restartPolicy": {"Always", "Never", "NotRequired", "OnFailure", "RestartContainer"},
+    "trafficDistribution": {"PreferClose", "PreferSameNode", "PreferSameZone"},
+    "whenUnsatisfiable": {"DoNotSchedule", "ScheduleAnyway"},
+}
+
+
+def wrong_words(value, path=""):
+    """Fields with a word they may not have."""
+    if isinstance(value, list):
+        return [problem for part in value for problem in wrong_words(part, path)]
+    if not isinstance(value, dict):
+        return []
+    found = [
+        f"{path}.{key}: {word!r} is not one of {sorted(ENUMS[key])}"
+        for key, word in value.items()
+        if key in ENUMS and isinstance(word, str) and word not in ENUMS[key]
+    ]
+    return found + [problem for key, part in value.items() for problem in wrong_words(part, f"{path}.{key}")]
 
 
 def closed(schema):
@@ -52,6 +83,9 @@ def problems_of(document, version, custom):
     validator = custom.get((document.get("apiVersion"), document.get("kind")))
     if validator is not None:
         return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(document)]
+    words = wrong_words(document)
+    if words:
+        return words
     try:
         used = kubernetes_validate.validate(document, version, strict=True)
     except kubernetes_validate.SchemaNotFoundError as error:

@@ -11,6 +11,7 @@ mod running;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
 use serde_json::Value;
 
@@ -76,6 +77,32 @@ fn template(values: &Path) -> String {
 fn with(mode: &str, set: &[&str]) -> Result<String, String> {
     let mode = format!("mode={mode}");
     template_of(&chart(), None, &[&[&mode, IMAGE], set].concat())
+}
+
+/// A values file and what it renders to.
+struct Rendered {
+    values: PathBuf,
+    manifests: String,
+    objects: Vec<Value>,
+}
+
+impl Rendered {
+    /// For messages: the values file below the project.
+    fn name(&self) -> &str {
+        self.values.strip_prefix(root()).unwrap().to_str().unwrap()
+    }
+}
+
+/// All values files of [`all_values`], rendered once.
+fn all_rendered() -> &'static [Rendered] {
+    static RENDERED: LazyLock<Vec<Rendered>> = LazyLock::new(|| {
+        let render = |values: PathBuf| {
+            let manifests = template(&values);
+            Rendered { objects: objects(&manifests), values, manifests }
+        };
+        all_values().into_iter().map(render).collect()
+    });
+    &RENDERED
 }
 
 fn yaml_files(folder: &Path) -> Vec<PathBuf> {

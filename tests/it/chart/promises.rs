@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{all_values, container, file, objects, of_kind, template, with, workload};
+use super::{all_rendered, container, file, objects, of_kind, template, with, workload};
 
 #[test]
 fn selectors_never_change() {
@@ -60,23 +60,23 @@ fn policies_never_restart_a_pod_and_configuration_always_does() {
 
 #[test]
 fn policies_are_mounted_as_a_directory() {
-    for values in all_values() {
-        let objects = objects(&template(&values));
-        for mount in container(&objects)["volumeMounts"].as_array().unwrap() {
-            assert!(mount["subPath"].is_null() && mount["subPathExpr"].is_null(), "{}", values.display());
+    for rendered in all_rendered() {
+        let objects = &rendered.objects;
+        for mount in container(objects)["volumeMounts"].as_array().unwrap() {
+            assert!(mount["subPath"].is_null() && mount["subPathExpr"].is_null(), "{}", rendered.name());
         }
     }
 }
 
 #[test]
 fn nobody_gets_rights_and_every_pod_is_restricted() {
-    for values in all_values() {
-        let objects = objects(&template(&values));
+    for rendered in all_rendered() {
+        let objects = &rendered.objects;
         for kind in ["Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"] {
-            assert!(of_kind(&objects, kind).is_empty(), "{kind} in {}", values.display());
+            assert!(of_kind(objects, kind).is_empty(), "{kind} in {}", rendered.name());
         }
-        let pods = of_kind(&objects, "Pod").into_iter().map(|pod| &pod["spec"]);
-        for pod in pods.chain([&workload(&objects)["spec"]["template"]["spec"]]) {
+        let pods = of_kind(objects, "Pod").into_iter().map(|pod| &pod["spec"]);
+        for pod in pods.chain([&workload(objects)["spec"]["template"]["spec"]]) {
             assert_eq!(pod["automountServiceAccountToken"], false);
             assert_eq!(pod["enableServiceLinks"], false);
             let security = &pod["securityContext"];
@@ -88,24 +88,24 @@ fn nobody_gets_rights_and_every_pod_is_restricted() {
             assert_eq!(security["readOnlyRootFilesystem"], true);
             assert_eq!(security["allowPrivilegeEscalation"], false);
             assert_eq!(security["capabilities"], json!({ "drop": ["ALL"] }));
-            assert!(container["resources"]["limits"]["memory"].is_string(), "{}", values.display());
+            assert!(container["resources"]["limits"]["memory"].is_string(), "{}", rendered.name());
         }
     }
 }
 
 #[test]
 fn pods_live_long_enough_to_drain() {
-    for values in all_values() {
-        let objects = objects(&template(&values));
-        let container = container(&objects);
+    for rendered in all_rendered() {
+        let objects = &rendered.objects;
+        let container = container(objects);
         let arguments =
             container["args"].as_array().unwrap().iter().map(|argument| argument.as_str().unwrap());
         let grace =
             arguments.filter_map(|argument| argument.strip_prefix("--shutdown-grace=")).next().unwrap();
         let grace: i64 = grace.strip_suffix('s').unwrap().parse().unwrap();
         let sleep = container["lifecycle"]["preStop"]["sleep"]["seconds"].as_i64().unwrap();
-        let period = workload(&objects)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].as_i64();
-        assert!(period.unwrap() >= sleep + grace + 2, "{}", values.display());
+        let period = workload(objects)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].as_i64();
+        assert!(period.unwrap() >= sleep + grace + 2, "{}", rendered.name());
     }
 }
 
@@ -147,11 +147,11 @@ fn a_whole_configuration_is_passed_on_unmerged() {
 
 #[test]
 fn only_a_statefulset_that_was_asked_claims_volumes() {
-    for values in all_values() {
-        let objects = objects(&template(&values));
-        let claims = !workload(&objects)["spec"]["volumeClaimTemplates"].is_null();
-        let text = std::fs::read_to_string(&values).unwrap();
-        assert_eq!(claims, text.contains("persistence: { enabled: true"), "{}", values.display());
+    for rendered in all_rendered() {
+        let objects = &rendered.objects;
+        let claims = !workload(objects)["spec"]["volumeClaimTemplates"].is_null();
+        let text = std::fs::read_to_string(&rendered.values).unwrap();
+        assert_eq!(claims, text.contains("persistence: { enabled: true"), "{}", rendered.name());
     }
 }
 
@@ -186,6 +186,60 @@ fn notes_tell_the_next_step() {
             "rollout status",
         ] {
             assert!(notes.contains(told), "{mode}: {told:?} is missing:\n{notes}");
+        }
+    }
+}
+
+/// Names of entries of a list.
+fn names(list: &Value) -> Vec<&str> {
+    list.as_array().into_iter().flatten().map(|entry| entry["name"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn what_an_object_refers_to_is_there() {
+    for rendered in all_rendered() {
+        let objects = &rendered.objects;
+        let named = |kind: &str, name: &Value| {
+            assert!(
+                of_kind(objects, kind).iter().any(|object| object["metadata"]["name"] == *name)
+                    || ["platform-collector", "platform-policies", "tollgate-policies", "shared"]
+                        .contains(&name.as_str().unwrap()),
+                "{kind} {name} in {}",
+                rendered.name()
+            );
+        };
+        let workload = workload(objects);
+        let pod = &workload["spec"]["template"]["spec"];
+        named("ServiceAccount", &pod["serviceAccountName"]);
+        let mut volumes = names(&pod["volumes"]);
+        for volume in pod["volumes"].as_array().unwrap().iter().filter(|v| v["configMap"].is_object()) {
+            named("ConfigMap", &volume["configMap"]["name"]);
+        }
+        let claims = workload["spec"]["volumeClaimTemplates"].as_array().into_iter().flatten();
+        volumes.extend(claims.map(|claim| claim["metadata"]["name"].as_str().unwrap()));
+        let container = container(objects);
+        for mount in names(&container["volumeMounts"]) {
+            assert!(volumes.contains(&mount), "{mount} in {}", rendered.name());
+        }
+        let ports = names(&container["ports"]);
+        for service in of_kind(objects, "Service") {
+            for port in service["spec"]["ports"].as_array().unwrap() {
+                let target = port["targetPort"].as_str().unwrap();
+                assert!(ports.contains(&target), "{target} in {}", rendered.name());
+            }
+        }
+        if !workload["spec"]["serviceName"].is_null() {
+            named("Service", &workload["spec"]["serviceName"]);
+        }
+        for scaler in objects.iter().filter(|object| !object["spec"]["scaleTargetRef"].is_null()) {
+            let target = &scaler["spec"]["scaleTargetRef"];
+            assert_eq!(
+                (&target["kind"], &target["name"]),
+                (&workload["kind"], &workload["metadata"]["name"])
+            );
+        }
+        for budget in of_kind(objects, "PodDisruptionBudget").iter().chain(&of_kind(objects, "PodMonitor")) {
+            assert_eq!(budget["spec"]["selector"], workload["spec"]["selector"], "{}", rendered.name());
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{all_values, chart, file, helm, objects, output, template, template_of, validated};
+use super::{all_rendered, all_values, chart, file, helm, output, template, template_of, validated};
 
 #[test]
 fn lint_finds_nothing() {
@@ -18,22 +18,19 @@ fn lint_finds_nothing() {
     }
 }
 
-/// Renders into files of a folder, named by what they are made from.
-fn rendered_into(folder: &Path, values: &[PathBuf]) -> Vec<PathBuf> {
-    let write = |(number, values): (usize, &PathBuf)| {
-        let name = values.strip_prefix(super::root()).unwrap().to_str().unwrap().replace('/', "_");
-        let path = folder.join(format!("{number:02}_{name}"));
-        std::fs::write(&path, template(values)).unwrap();
-        path
-    };
-    values.iter().enumerate().map(write).collect()
+/// Manifests as files of a folder, named by where they come from.
+fn written(folder: &Path, name: &str, manifests: &str) -> PathBuf {
+    let path = folder.join(name.replace('/', "_"));
+    std::fs::write(&path, manifests).unwrap();
+    path
 }
 
 #[test]
 fn every_values_file_renders_what_three_versions_of_kubernetes_take() {
     let folder = tempfile::tempdir().unwrap();
-    let rendered = rendered_into(folder.path(), &all_values());
-    let summary = validated(&rendered).unwrap_or_else(|problems| panic!("{problems}"));
+    let write = |rendered: &super::Rendered| written(folder.path(), rendered.name(), &rendered.manifests);
+    let files: Vec<_> = all_rendered().iter().map(write).collect();
+    let summary = validated(&files).unwrap_or_else(|problems| panic!("{problems}"));
     assert!(summary.contains(" validations, 0 problems"), "{summary}");
 }
 
@@ -48,39 +45,46 @@ fn mutated(template: &str, from: &str, to: &str) -> tempfile::TempDir {
     folder
 }
 
+/// Template, text in it, mistake in its place, values that render it.
+const MISTAKES: [(&str, &str, &str, &str); 17] = [
+    ("_pod.tpl", "enableServiceLinks:", "enableServiceLink:", "agent"),
+    ("_pod.tpl", "hostNetwork: true", "hostNetwrk: true", "agent-host-network"),
+    ("_pod.tpl", "containerPort: {{ $port.containerPort }}", "containerPort: \"4317\"", "agent"),
+    ("_pod.tpl", "readOnly: true }", "readonly: true }", "gateway"),
+    ("_pod.tpl", "\"ClusterFirst\"", "\"ClusterFrist\"", "gateway"),
+    ("daemonset.yaml", "updateStrategy:", "strategy:", "agent"),
+    ("deployment.yaml", "selector:", "selectors:", "gateway"),
+    ("statefulset.yaml", "serviceName:", "service:", "statefulset"),
+    ("service.yaml", "internalTrafficPolicy:", "internalTraffic:", "agent-restricted"),
+    ("networkpolicy.yaml", "podSelector:", "selector:", "gateway-network-policy"),
+    ("autoscaling.yaml", "averageUtilization:", "average:", "gateway-autoscaling"),
+    ("autoscaling.yaml", "pollingInterval:", "interval:", "gateway-keda"),
+    ("monitor.yaml", "podMetricsEndpoints:", "endpoints:", "agent-monitoring"),
+    ("monitor.yaml", "jobLabel:", "job:", "agent-monitoring"),
+    ("prometheusrule.yaml", "groups:", "rules:", "gateway-monitoring"),
+    ("poddisruptionbudget.yaml", "minAvailable: {{", "minAvailble: {{", "gateway-disruption-budget"),
+    ("tests/healthcheck.yaml", "restartPolicy: Never", "restartPolicy: Nevr", "gateway"),
+];
+
 #[test]
 fn a_mistake_in_a_template_is_found() {
-    let check = |template: &str, from: &str, to: &str, values: &str| {
+    let folder = tempfile::tempdir().unwrap();
+    let files = MISTAKES.iter().enumerate().map(|(number, (template, from, to, values))| {
         let copy = mutated(template, from, to);
-        let values = chart().join("ci").join(values);
+        let values = chart().join(format!("ci/{values}.yaml"));
         let rendered = template_of(&copy.path().join("tollgate"), Some(&values), &[]).unwrap();
-        let path = copy.path().join("rendered.yaml");
-        std::fs::write(&path, rendered).unwrap();
-        let found = validated(&[path]).expect_err(&format!("{template}: {to:?} is not noticed"));
-        let named = [from, to].map(|text| text.split(':').next().unwrap().trim());
-        assert!(named.iter().any(|name| found.contains(name)), "{to}: {found}");
-    };
-    check("_pod.tpl", "enableServiceLinks:", "enableServiceLink:", "agent.yaml");
-    check("_pod.tpl", "hostNetwork: true", "hostNetwrk: true", "agent-host-network.yaml");
-    check("_pod.tpl", "containerPort: {{ $port.containerPort }}", "containerPort: \"4317\"", "agent.yaml");
-    check("_pod.tpl", "readOnly: true }", "readonly: true }", "gateway.yaml");
-    check("daemonset.yaml", "updateStrategy:", "strategy:", "agent.yaml");
-    check("deployment.yaml", "selector:", "selectors:", "gateway.yaml");
-    check("statefulset.yaml", "serviceName:", "service:", "statefulset.yaml");
-    check("service.yaml", "internalTrafficPolicy:", "internalTraffic:", "agent-restricted.yaml");
-    check("networkpolicy.yaml", "podSelector:", "selector:", "gateway-network-policy.yaml");
-    check("autoscaling.yaml", "averageUtilization:", "average:", "gateway-autoscaling.yaml");
-    check("autoscaling.yaml", "pollingInterval:", "interval:", "gateway-keda.yaml");
-    check("monitor.yaml", "podMetricsEndpoints:", "endpoints:", "agent-monitoring.yaml");
-    check("monitor.yaml", "jobLabel:", "job:", "agent-monitoring.yaml");
-    check("prometheusrule.yaml", "groups:", "rules:", "gateway-monitoring.yaml");
-    check(
-        "poddisruptionbudget.yaml",
-        "minAvailable: {{",
-        "minAvailble: {{",
-        "gateway-disruption-budget.yaml",
-    );
-    check("tests/healthcheck.yaml", "restartPolicy: Never", "restartPolicy: Nevr", "gateway.yaml");
+        written(folder.path(), &format!("mistake-{number}."), &rendered)
+    });
+    let files: Vec<_> = files.collect();
+    let found = validated(&files).expect_err("mistakes are found");
+    for (number, (template, from, to, _)) in MISTAKES.iter().enumerate() {
+        let told: Vec<_> =
+            found.lines().filter(|line| line.contains(&format!("mistake-{number}.:"))).collect();
+        let named =
+            [from, to].map(|text| text.split([':', '"']).find(|part| !part.is_empty()).unwrap().trim());
+        let noticed = told.iter().any(|line| named.iter().any(|name| line.contains(name)));
+        assert!(noticed, "{template}: {to:?} is not noticed: {told:?}");
+    }
 }
 
 /// `tollgate validate --strict` of both files, with the addresses of a pod.
@@ -104,12 +108,11 @@ fn check_files(name: &str, pod_ip: &str, config: Option<String>, policies: Optio
 #[test]
 fn tollgate_takes_both_files_of_every_render_in_ipv4_and_ipv6() {
     let mut checked = 0;
-    for values in all_values() {
-        let objects = objects(&template(&values));
-        let (config, policies) = (file(&objects, "-config"), file(&objects, "-policies"));
+    for rendered in all_rendered() {
+        let (config, policies) = (file(&rendered.objects, "-config"), file(&rendered.objects, "-policies"));
         checked += usize::from(config.is_some());
         for pod_ip in ["10.244.1.7", "fd00:10:244::1:7"] {
-            check_files(&values.display().to_string(), pod_ip, config.clone(), policies.clone());
+            check_files(rendered.name(), pod_ip, config.clone(), policies.clone());
         }
     }
     assert!(checked >= 15, "{checked}");

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use super::{all_values, chart, container, file, objects, of_kind, output, template, with};
+use super::{all_rendered, chart, container, file, objects, of_kind, output, template, with};
 use crate::harness::{Grpc, Item, Sink, Tollgate, eventually, spans};
 
 /// The rendered configuration, on ports of the system's choice and with its state in a folder.
@@ -54,19 +54,21 @@ async fn an_agent_runs_with_an_ipv6_address() {
 
 #[test]
 fn containers_get_arguments_the_program_knows() {
-    let help = |command: &str| {
+    let help_of = |command: &str| {
         output(Command::new(env!("CARGO_BIN_EXE_tollgate")).args([command, "--help"])).unwrap()
     };
-    for values in all_values() {
-        let objects = objects(&template(&values));
-        let tests = of_kind(&objects, "Pod").into_iter().map(|pod| &pod["spec"]["containers"][0]);
-        for container in tests.chain([container(&objects)]) {
+    let helps = ["run", "healthcheck"].map(|command| (command, help_of(command)));
+    for rendered in all_rendered() {
+        let objects = &rendered.objects;
+        let tests = of_kind(objects, "Pod").into_iter().map(|pod| &pod["spec"]["containers"][0]);
+        for container in tests.chain([container(objects)]) {
             assert!(container["command"].is_null(), "the image's entry point runs");
             let mut arguments = container["args"].as_array().unwrap().iter().map(|a| a.as_str().unwrap());
-            let help = help(arguments.next().unwrap());
+            let command = arguments.next().unwrap();
+            let (_, help) = helps.iter().find(|(known, _)| *known == command).unwrap();
             for argument in arguments {
                 let flag = argument.split('=').next().unwrap();
-                assert!(help.contains(flag), "{argument} in {}", values.display());
+                assert!(help.contains(flag), "{argument} in {}", rendered.name());
             }
         }
     }
