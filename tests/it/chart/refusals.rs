@@ -81,6 +81,16 @@ fn what_cannot_work_is_refused_with_the_way_out() {
     assert!(message.contains("image.repository is needed"), "{message}");
 }
 
+#[test]
+fn older_kubernetes_is_refused() {
+    let chart = chart();
+    let arguments = ["template", chart.to_str().unwrap(), "--set=mode=daemonset", "--set", super::IMAGE];
+    let on = |version: &str| super::helm(&[&arguments[..], &["--kube-version", version]].concat());
+    on("1.30.0").unwrap();
+    let message = on("1.29.9").unwrap_err();
+    assert!(message.contains(">=1.30.0"), "{message}");
+}
+
 fn schema() -> Value {
     let text = std::fs::read_to_string(chart().join("values.schema.json")).unwrap();
     serde_json::from_str(&text).unwrap()
