@@ -36,12 +36,16 @@
     {{- $config = fromYaml $config }}
     {{- with $config.Error }}{{ fail (printf "config is not YAML: %s" .) }}{{ end }}
   {{- end }}
-  {{- $named := false }}
+  {{- $reachable := false }}
   {{- range (dig "service" "extensions" list $config) }}
-    {{- if regexMatch "^health_check(/|$)" . }}{{ $named = true }}{{ end }}
+    {{- if regexMatch "^health_check(/|$)" . }}
+      {{- $check := default dict (get (default dict $config.extensions) .) }}
+      {{- $host := regexReplaceAll ":[^:]*$" (default "localhost:13133" $check.endpoint) "" }}
+      {{- if not (has $host (list "localhost" "127.0.0.1" "::1" "[::1]")) }}{{ $reachable = true }}{{ end }}
+    {{- end }}
   {{- end }}
-  {{- if not $named }}
-    {{- fail (printf "config: the probes ask the extension health_check. Add `health_check: { endpoint: '${env:MY_POD_IP}:%s' }` to extensions and its name to service.extensions, or set readinessProbe and livenessProbe to null" (include "tollgate.healthPort" .)) }}
+  {{- if not $reachable }}
+    {{- fail (printf "config: the probes ask the extension health_check on the pod's address. Add `health_check: { endpoint: '${env:MY_POD_IP}:%s' }` to extensions and its name to service.extensions, or set readinessProbe and livenessProbe to null" (include "tollgate.healthPort" .)) }}
   {{- end }}
 {{- end }}
 {{- if not .Values.config }}

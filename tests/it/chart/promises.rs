@@ -146,6 +146,29 @@ fn a_whole_configuration_is_passed_on_unmerged() {
 }
 
 #[test]
+fn files_are_passed_on_as_they_are() {
+    let chart = super::chart();
+    let folder = tempfile::tempdir().unwrap();
+    let (config, policies) = (folder.path().join("collector.yaml"), folder.path().join("policies.yaml"));
+    let text = super::root().join("examples/quickstart/collector.yaml");
+    let text = std::fs::read_to_string(text).unwrap();
+    std::fs::write(&config, text.replace("  health_check:", "  health_check: { endpoint: \":13133\" }"))
+        .unwrap();
+    std::fs::copy(super::root().join("config/policies.yaml"), &policies).unwrap();
+    let set = [
+        format!("--set-file=config={}", config.display()),
+        format!("--set-file=policies.config={}", policies.display()),
+    ];
+    let arguments =
+        ["template", "gate", chart.to_str().unwrap(), "--set=mode=deployment", "--set", super::IMAGE];
+    let objects = objects(&super::helm(&[&arguments[..], &[&set[0], &set[1]]].concat()).unwrap());
+    for (name_ends, path) in [("-config", config), ("-policies", policies)] {
+        let text = std::fs::read_to_string(path).unwrap();
+        assert_eq!(file(&objects, name_ends).unwrap().trim_end(), text.trim_end());
+    }
+}
+
+#[test]
 fn only_a_statefulset_that_was_asked_claims_volumes() {
     for rendered in all_rendered() {
         let objects = &rendered.objects;

@@ -4,6 +4,9 @@ use serde_json::Value;
 
 use super::{chart, template_of, with};
 
+/// An extension of its own configuration, listening where it does by default.
+const HEALTH: &str = "config.service.extensions[0]=health_check";
+
 /// The complaint about a mode with settings.
 fn refused(mode: &str, set: &[&str]) -> String {
     with(mode, set).expect_err(&format!("{mode} with {set:?} is not refused"))
@@ -67,6 +70,7 @@ fn what_cannot_work_is_refused_with_the_way_out() {
         ),
         ("deployment", &["readinessProbe.httpGet.port=8080"], "must be the same"),
         ("deployment", &[own], "health_check"),
+        ("deployment", &[own, "config.extensions.health_check=null", HEALTH], "on the pod's address"),
         ("deployment", &[own, "destination.endpoint=x:1"], "write the exporter there"),
         (
             "deployment",
