@@ -14,6 +14,7 @@ mod document;
 pub mod glob;
 mod matching;
 mod plan;
+mod queue_block;
 mod reader;
 mod rule;
 mod scalar;

@@ -6,13 +6,13 @@ use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::prepare::Checked;
+use super::prepare::{Checked, SmallestQueue};
 use crate::identity::TenantId;
 use crate::internal_telemetry::Telemetry;
 use crate::policies::InForce;
 use crate::policies::watch::{Place, Status};
 use crate::tasks::Scope;
-use crate::tenant::Directory;
+use crate::tenant::{Directory, Tenants};
 
 /// The one place that knows which policies hold.
 #[derive(Clone)]
@@ -21,12 +21,14 @@ pub(super) struct Policies(Arc<Shared>);
 struct Shared {
     current: ArcSwap<Current>,
     directory: Arc<ArcSwap<Directory>>,
+    table: Arc<Tenants>,
     telemetry: Telemetry,
 }
 
 struct Current {
     file: Arc<InForce>,
     place: Option<Place>,
+    smallest_queue: SmallestQueue,
     scope: Scope,
 }
 
@@ -34,9 +36,11 @@ impl Policies {
     /// Puts the checked policies in force and follows their file.
     pub(super) fn start(checked: &Checked, telemetry: &Telemetry, scope: &Scope) -> Self {
         let current = Current::new(checked, scope);
+        let table = checked.table(telemetry);
         let policies = Self(Arc::new(Shared {
             current: ArcSwap::from_pointee(current),
-            directory: checked.directory(telemetry),
+            directory: Arc::new(ArcSwap::from_pointee(Directory::new(checked.plan(), &table))),
+            table,
             telemetry: telemetry.clone(),
         }));
         policies.follow();
@@ -54,12 +58,14 @@ impl Policies {
     /// Follows another file, if the configuration names one.
     pub(super) async fn switch(&self, checked: &Checked, scope: &Scope) {
         let old = self.0.current.load_full();
+        self.0.table.set_max_dynamic(checked.max_dynamic_tenants());
         if old.place == checked.place {
+            old.smallest_queue.follow(&checked.smallest_queue);
             return;
         }
         old.scope.close(Instant::now() + super::STOP_GRACE).await;
         self.0.current.store(Arc::new(Current::new(checked, scope)));
-        self.0.directory.store(checked.directory(&self.0.telemetry).load_full());
+        self.0.directory.store(Arc::new(Directory::new(checked.plan(), &self.0.table)));
         self.follow();
     }
 
@@ -110,11 +116,17 @@ impl Policies {
         let id = TenantId::new(tenant).ok()?;
         let directory = self.0.directory.load();
         let block = directory.plan().block(id.as_str());
+        let share = directory.plan().share(id.as_str());
         Some(json!({
             "tenant": id.as_str(),
             "revision": directory.plan().revision_name(),
             "tier": block.tier.as_deref(),
             "sampling": { "rate": block.rate },
+            "queue": {
+                "weight": share.weight,
+                "guaranteed_bytes": share.guaranteed_bytes,
+                "max_share": share.max_share,
+            },
         }))
     }
 
@@ -132,8 +144,7 @@ impl Policies {
                 let status = statuses.borrow_and_update().clone();
                 if status.revisions != before.revisions {
                     let plan = current.file.plan_arc();
-                    let ledger = policies.0.telemetry.ledger().clone();
-                    policies.0.directory.store(Arc::new(Directory::new(plan, ledger)));
+                    policies.0.directory.store(Arc::new(Directory::new(plan, &policies.0.table)));
                 }
                 policies.report(&status, Some(&before));
                 before = status;
@@ -176,6 +187,11 @@ impl Policies {
 
 impl Current {
     fn new(checked: &Checked, scope: &Scope) -> Self {
-        Self { file: checked.policies.clone(), place: checked.place.clone(), scope: scope.child("policies") }
+        Self {
+            file: checked.policies.clone(),
+            place: checked.place.clone(),
+            smallest_queue: checked.smallest_queue.clone(),
+            scope: scope.child("policies"),
+        }
     }
 }

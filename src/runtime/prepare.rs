@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 
@@ -14,7 +15,7 @@ use crate::pipeline::Graph;
 use crate::policies::watch::Place;
 use crate::policies::{self, InForce, Plan};
 use crate::sampling;
-use crate::tenant::Directory;
+use crate::tenant::{Directory, Tenants};
 use crate::yaml::{Location, Problems, Source};
 
 /// The configuration of `run` without a file.
@@ -31,6 +32,27 @@ pub struct Files<'a> {
     pub policies: Option<&'a Path>,
 }
 
+/// The bytes of the smallest queue of the configuration in force: guarantees must fit in half of it.
+#[derive(Debug, Clone)]
+pub(super) struct SmallestQueue(Arc<AtomicU64>);
+
+impl SmallestQueue {
+    fn of(config: &Config) -> Self {
+        let named = config.service.pipelines.values().flat_map(|pipeline| &pipeline.exporters);
+        let queues = named.filter_map(|id| config.exporters.get(id)).map(|e| e.max_queue_bytes().0);
+        Self(Arc::new(AtomicU64::new(queues.min().unwrap_or(u64::MAX))))
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Another configuration is in force.
+    pub(super) fn follow(&self, other: &Self) {
+        self.0.store(other.bytes(), Ordering::Relaxed);
+    }
+}
+
 /// Two files that are good.
 pub struct Checked {
     /// The static configuration.
@@ -43,6 +65,8 @@ pub struct Checked {
     pub place: Option<Place>,
     /// What is questionable about the two.
     pub warnings: Problems,
+    /// What reloads of the policies are held against.
+    pub(super) smallest_queue: SmallestQueue,
 }
 
 impl Checked {
@@ -57,7 +81,7 @@ impl Checked {
 /// # Errors
 /// Everything that is wrong with either.
 pub fn check(files: Files<'_>) -> Result<Checked, Problems> {
-    checked(files, |place| load(Place { last_good: None, ..place.clone() }))
+    checked(files, |place, queue| load(Place { last_good: None, ..place.clone() }, queue))
 }
 
 /// Checks both files to run with them: where the policies file is bad, the last good one is taken.
@@ -65,7 +89,7 @@ pub fn check(files: Files<'_>) -> Result<Checked, Problems> {
 /// # Errors
 /// Everything that is wrong; the program cannot start.
 pub(super) fn check_to_run(files: Files<'_>) -> Result<Checked, Problems> {
-    checked(files, |place| load(place.clone()))
+    checked(files, |place, queue| load(place.clone(), queue))
 }
 
 /// Checks the configuration; the policies stay those in force unless another file is named.
@@ -76,25 +100,41 @@ pub(super) fn check_to_reload(
     files: Files<'_>,
     (place_now, in_force): (Option<&Place>, &Arc<InForce>),
 ) -> Result<Checked, Problems> {
-    checked(files, |place| match place_now == Some(place) {
-        true => Ok(in_force.clone()),
-        false => load(place.clone()),
+    checked(files, |place, queue| match place_now == Some(place) {
+        true => {
+            guarantees_fit(&in_force.plan_arc(), queue, &Source::new(place.path.display().to_string(), ""))
+                .map(|()| in_force.clone())
+        }
+        false => load(place.clone(), queue),
     })
 }
 
-fn load(place: Place) -> Result<Arc<InForce>, Problems> {
-    InForce::load(place, Box::new(|text: &Source| sampling::prepare(text, jiff::Timestamp::now())))
+fn load(place: Place, queue: &SmallestQueue) -> Result<Arc<InForce>, Problems> {
+    let queue = queue.clone();
+    let prepare = move |text: &Source| {
+        let (plan, warnings) = sampling::prepare(text, jiff::Timestamp::now())?;
+        guarantees_fit(&plan, &queue, text).map(|()| (plan, warnings))
+    };
+    InForce::load(place, Box::new(prepare))
+}
+
+fn guarantees_fit(plan: &Plan, queue: &SmallestQueue, source: &Source) -> Result<(), Problems> {
+    let mut problems = Problems::new();
+    plan.check_guarantees(queue.bytes(), source, &mut problems);
+    if problems.errors() == 0 { Ok(()) } else { Err(problems) }
 }
 
 fn checked(
     files: Files<'_>,
-    load: impl FnOnce(&Place) -> Result<Arc<InForce>, Problems>,
+    load: impl FnOnce(&Place, &SmallestQueue) -> Result<Arc<InForce>, Problems>,
 ) -> Result<Checked, Problems> {
     let (config, mut problems) = load_config(files);
     let place = place(files.policies, config.as_ref());
+    let unbounded = || SmallestQueue(Arc::new(AtomicU64::new(u64::MAX)));
+    let smallest_queue = config.as_ref().map_or_else(unbounded, SmallestQueue::of);
     let policies = match &place {
         None => Ok(InForce::fixed(policies::default_plan())),
-        Some(place) => load(place),
+        Some(place) => load(place, &smallest_queue),
     };
     let policies = match policies {
         Ok(policies) => {
@@ -107,8 +147,11 @@ fn checked(
         }
     };
     let (Some(config), Some(policies)) = (config, policies) else { return Err(problems) };
-    let checked = Checked { config, config_name: name(files.config), policies, place, warnings: problems };
-    checked.graph(&Telemetry::detached(), &checked.directory(&Telemetry::detached()))?;
+    let config_name = name(files.config);
+    let checked = Checked { config, config_name, policies, place, warnings: problems, smallest_queue };
+    let telemetry = Telemetry::detached();
+    let directory = Directory::new(checked.plan(), &checked.table(&telemetry));
+    checked.graph(&telemetry, &Arc::new(ArcSwap::from_pointee(directory)))?;
     Ok(checked)
 }
 
@@ -124,7 +167,7 @@ fn load_config(files: Files<'_>) -> (Option<Config>, Problems) {
 /// What `--policies` says, else the extension `policies`.
 fn place(argument: Option<&Path>, config: Option<&Config>) -> Option<Place> {
     let extension = config.and_then(Config::policies).cloned().unwrap_or_default();
-    let PoliciesExtension { path, poll_interval, last_good } = extension;
+    let PoliciesExtension { path, poll_interval, last_good, max_dynamic_tenants: _ } = extension;
     let path: Option<PathBuf> = argument.map(Path::to_owned).or(path);
     path.map(|path| Place { path, poll_interval, last_good })
 }
@@ -137,9 +180,14 @@ fn name(sources: &[String]) -> String {
 }
 
 impl Checked {
-    /// The policies as requests look them up, before anybody was met.
-    pub(super) fn directory(&self, telemetry: &Telemetry) -> Arc<ArcSwap<Directory>> {
-        Arc::new(ArcSwap::from_pointee(Directory::new(self.plan(), telemetry.ledger().clone())))
+    /// The table of tenants, before anybody was met.
+    pub(super) fn table(&self, telemetry: &Telemetry) -> Arc<Tenants> {
+        Tenants::new(telemetry.ledger(), &self.plan(), self.max_dynamic_tenants())
+    }
+
+    /// How many tenants are told apart that the policies do not list.
+    pub(super) fn max_dynamic_tenants(&self) -> usize {
+        self.config.policies().map_or_else(PoliciesExtension::default, Clone::clone).max_dynamic_tenants
     }
 
     /// The components of the configuration, connected.

@@ -4,14 +4,17 @@
 //! are believed and what becomes of the rest. Not here: how much of a tenant's data may pass (`sampling`).
 //! Invariant: every item of a request belongs to exactly one tenant, and its resource says so.
 
+mod busiest;
 mod directory;
 mod enrichment;
 mod owners;
+mod table;
 #[cfg(test)]
 mod tests;
 
 pub use directory::{Directory, Tenant};
 pub use owners::Owners;
+pub use table::{Class, Seat, Tenants};
 
 use std::sync::Arc;
 

@@ -16,6 +16,7 @@ mod cli;
 mod clients;
 mod documents;
 mod examples;
+mod fairness;
 mod gate;
 mod harness;
 mod healthcheck;
