@@ -67,8 +67,18 @@ impl Api {
 
     fn tenants(&self) -> Value {
         let accounts = self.telemetry.ledger().accounts();
-        let tenants: Map<String, Value> =
-            accounts.iter().map(|account| (account.label().to_string(), signals(account))).collect();
+        let of = |account: &Arc<Account>| {
+            let label = account.label().to_string();
+            let mut tenant = signals(account);
+            let policies = (self.effective_policies)(&label).unwrap_or_default();
+            for key in ["class", "authenticated"] {
+                if let Some(value) = policies.get(key) {
+                    tenant[key] = value.clone();
+                }
+            }
+            (label, tenant)
+        };
+        let tenants: Map<String, Value> = accounts.iter().map(of).collect();
         json!({ "tenants": tenants, "totals": books(&self.telemetry.ledger().totals()) })
     }
 

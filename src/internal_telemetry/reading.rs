@@ -23,6 +23,7 @@ pub(super) fn read(inner: &Inner) -> Families {
     tenants(inner, &mut families);
     inner.sampling.read(&mut families);
     inner.policies.read(&mut families);
+    inner.authentication.read(&mut families);
     program(inner, &mut families);
     families
 }

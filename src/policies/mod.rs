@@ -12,7 +12,9 @@ mod blocks;
 pub mod condition;
 mod document;
 pub mod glob;
+mod identity;
 mod matching;
+mod pattern;
 mod plan;
 mod reader;
 mod rule;
@@ -21,7 +23,9 @@ mod test_case;
 pub mod watch;
 
 pub use condition::Lookup;
-pub use document::{MAX_BYTES, MAX_RULES, parse};
+pub use document::{MAX_BYTES, MAX_RULES, parse, parse_for};
+pub use identity::{Identity, Names, OnMismatch, Principal, Source as ProofSource, SourceKind, Who};
+pub use pattern::{BadPattern, TenantPattern};
 pub use plan::{
     Action, Active, Anonymous, Block, Claim, DEFAULT_RULE, Enrichment, Mode, ModelField, Origin, Plan, Rule,
     Upstream,

@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
+use crate::authentication::Caller;
 use crate::internal_telemetry::metrics::ProcessorMetrics;
 use crate::otlp::Draft;
-use crate::tenant::{ClaimRefused, Directory, Owners};
+use crate::tenant::{ClaimHeaders, ClaimRefused, Directory, Owners, Sender};
 
 pub use attributes::Attributes;
 pub use memory_limiter::MemoryLimiter;
@@ -26,12 +27,16 @@ pub use sampling::Sampling;
 pub struct Work<'a> {
     /// The request and the edits so far.
     pub draft: Draft<'a>,
-    /// The metadata it came with.
+    /// The metadata it came with, without what named tenants and proved the sender.
     pub headers: &'a HeaderMap,
     /// Who is connected; absent on unix sockets.
     pub peer: Option<SocketAddr>,
     /// The revision of policies this request sees, from its first to its last byte.
     pub directory: &'a Directory,
+    /// Who sends it, under that revision.
+    pub caller: &'a Caller,
+    /// The tenants its headers name.
+    pub claims: &'a ClaimHeaders,
     /// Whose each part is, and what was left out of whose.
     pub owners: Owners,
 }
@@ -85,7 +90,9 @@ impl Processor {
         self.metrics.incoming[signal].add(work.draft.items_left());
         match &self.kind {
             Kind::Tenant => {
-                crate::tenant::attribute(work.directory, work.headers, &mut work.draft, &mut work.owners)?
+                let Work { directory, caller, claims, .. } = *work;
+                let sender = Sender { directory, caller, claims };
+                crate::tenant::attribute(&sender, work.headers, &mut work.draft, &mut work.owners)?
             }
             Kind::Sampling(sampling) => sampling.run(work),
             Kind::Probabilistic(sampler) => sampler.run(work),

@@ -5,6 +5,8 @@
 //! | broken data | INVALID_ARGUMENT | 400 | no |
 //! | too large, for good | RESOURCE_EXHAUSTED without RetryInfo | 413 | no |
 //! | overloaded, shutting down | UNAVAILABLE with RetryInfo | 503 with Retry-After | yes |
+//! | credentials missing or not valid | UNAUTHENTICATED | 401 | no |
+//! | tenant not allowed | PERMISSION_DENIED | 403 | no |
 //! | too late | DEADLINE_EXCEEDED | 503 | yes |
 
 use std::time::Duration;
@@ -134,11 +136,14 @@ fn of_refusal(refusal: &Refusal) -> Verdict {
         }
         Refusal::QueueFull { retry_after, .. }
         | Refusal::MemoryPressure { retry_after }
+        | Refusal::Unverifiable { retry_after }
         | Refusal::ShuttingDown { retry_after } => {
             Verdict::refused(Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, Some(*retry_after))
         }
-        Refusal::Anonymous => Verdict::refused(Code::Unauthenticated, StatusCode::UNAUTHORIZED, None),
-        Refusal::DuplicateTenantHeader { .. } => {
+        Refusal::Anonymous | Refusal::Unauthenticated => {
+            Verdict::refused(Code::Unauthenticated, StatusCode::UNAUTHORIZED, None)
+        }
+        Refusal::DuplicateTenantHeader { .. } | Refusal::TenantNotAllowed => {
             Verdict::refused(Code::PermissionDenied, StatusCode::FORBIDDEN, None)
         }
         Refusal::BadTenant(_) => Verdict::refused(Code::InvalidArgument, StatusCode::BAD_REQUEST, None),
@@ -212,6 +217,9 @@ mod tests {
         refused(Refusal::MemoryPressure { retry_after }, Code::Unavailable, 503, SECOND);
         refused(Refusal::ShuttingDown { retry_after }, Code::Unavailable, 503, SECOND);
         refused(Refusal::Anonymous, Code::Unauthenticated, 401, None);
+        refused(Refusal::Unauthenticated, Code::Unauthenticated, 401, None);
+        refused(Refusal::Unverifiable { retry_after }, Code::Unavailable, 503, SECOND);
+        refused(Refusal::TenantNotAllowed, Code::PermissionDenied, 403, None);
         let header = "x-tenant-id".to_owned();
         refused(Refusal::DuplicateTenantHeader { header }, Code::PermissionDenied, 403, None);
         refused(BadTenantId::Empty.into(), Code::InvalidArgument, 400, None);

@@ -42,7 +42,8 @@ pub use sockets::Sockets;
 use crate::config::receiver::{BadEndpoint, Endpoint, Limits, Otlp};
 use crate::internal_telemetry::metrics::ReceiverMetrics;
 use crate::otlp::Signal;
-use crate::pipeline::{Accepted, Refusal, Request, Transport};
+use crate::authentication::Credentials;
+use crate::pipeline::{Accepted, Admission, Refusal, Request, Transport};
 use crate::tasks::{Scope, Worker, Workers};
 use crate::tls::{ServerTls, TlsError};
 
@@ -61,9 +62,14 @@ pub struct Arrival<'a> {
     pub peer: Option<SocketAddr>,
 }
 
+/// Tells who sends; see [`Hooks::authenticate`].
+pub type Authenticate = Arc<dyn Fn(Credentials<'_>) -> Admission + Send + Sync>;
+
 /// Where requests go.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Hooks<G, A> {
+    /// Asked who sends when only the headers are known; none: nobody needs to know.
+    pub authenticate: Option<Authenticate>,
     /// Asked when only the headers are known, `Fn(&Arrival) -> Result<(), Refusal>`; must not wait.
     pub admit: G,
     /// Takes the request, `Fn(Request) -> Future<Output = Result<Accepted, Refusal>>`; dropped when the
@@ -77,6 +83,10 @@ where
     A: Fn(Request) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Accepted, Refusal>> + Send + 'static,
 {
+    fn authenticate(&self, credentials: Credentials<'_>) -> Option<Admission> {
+        self.authenticate.as_ref().map(|authenticate| authenticate(credentials))
+    }
+
     fn admit(&self, arrival: &Arrival<'_>) -> Result<(), Refusal> {
         (self.admit)(arrival)
     }

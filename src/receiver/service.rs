@@ -22,23 +22,35 @@ use super::grpc::{self, BadFrame};
 use super::reply::{self, Format, GRPC_ENCODINGS, Reply};
 use super::web::{self, Cors, Encodings};
 use super::{Arrival, Metrics};
+use crate::authentication::Credentials;
 use crate::compression::{Codec, DecompressError, decompress};
 use crate::config::receiver as config;
 use crate::internal_telemetry::metrics::ReceiverMetrics;
 use crate::otlp::json::to_protobuf;
 use crate::otlp::{Limits, PerSignal, Signal};
-use crate::pipeline::{Accepted, Refusal, Transport};
+use crate::pipeline::{Accepted, Admission, Admitted, Refusal, Transport};
+use crate::tls::PeerCertificate;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
 /// Where requests go: the two hooks of `serve`, under one name.
 pub(super) trait Intake: Send + Sync + 'static {
+    fn authenticate(&self, credentials: Credentials<'_>) -> Option<Admission>;
     fn admit(&self, arrival: &Arrival<'_>) -> Result<(), Refusal>;
     fn accept(
         &self,
         request: crate::pipeline::Request,
     ) -> impl Future<Output = Result<Accepted, Refusal>> + Send;
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Peer {
+    /// Absent on unix sockets.
+    pub(super) address: Option<SocketAddr>,
+    /// Absent without TLS, or where clients need not prove who they are.
+    pub(super) certificate: Option<Arc<PeerCertificate>>,
 }
 
 /// What every request of one listener has in common.
@@ -174,6 +186,7 @@ struct Plan<'a> {
     format: Format,
     codec: Option<(Codec, &'static str)>,
     shape: Shape,
+    announced: Option<u64>,
     bounds: Bounds,
     deadline: Instant,
     metrics: &'a ReceiverMetrics,
@@ -189,7 +202,7 @@ struct Plan<'a> {
 pub(super) fn respond<I, B, H>(
     service: Arc<Service<I>>,
     held: H,
-    peer: Option<SocketAddr>,
+    peer: Peer,
     request: Request<B>,
 ) -> impl Future<Output = Result<Response<Reply>, Infallible>>
 where
@@ -208,14 +221,16 @@ where
         }
         let origin = dialect.origin(&head.headers);
         let result = async {
-            let plan = service.plan(dialect, peer, &mut head)?;
+            let plan = service.plan(dialect, &mut head)?;
+            let admitted = service.admit(&plan, &peer, &head.headers).await?;
             let content = body::read(&mut body, plan.shape, &plan.bounds).await;
             let content = content.map_err(|unread| plan.fault(unread))?;
             let request = crate::pipeline::Request {
                 signal: plan.signal,
                 body: service.rules.decode(&plan, content)?,
                 headers: std::mem::take(&mut head.headers),
-                peer,
+                peer: peer.address,
+                admitted,
                 transport: plan.transport,
                 deadline: plan.deadline,
             };
@@ -246,13 +261,8 @@ impl<I: Intake> Service<I> {
         }
     }
 
-    /// Reads the headers and asks for admission.
-    fn plan(
-        &self,
-        dialect: Dialect<'_>,
-        peer: Option<SocketAddr>,
-        head: &mut request::Parts,
-    ) -> Result<Plan<'_>, Fault> {
+    /// Reads the headers.
+    fn plan(&self, dialect: Dialect<'_>, head: &mut request::Parts) -> Result<Plan<'_>, Fault> {
         let now = Instant::now();
         let rules = &self.rules;
         let announced = announced(&head.headers);
@@ -276,13 +286,34 @@ impl<I: Intake> Service<I> {
         if rules.include_metadata {
             authority_as_host(head);
         }
-        self.intake.admit(&Arrival { signal, transport, headers: &head.headers, announced, peer })?;
         let bounds = Bounds {
             limit: rules.limit,
             progress: rules.progress,
             deadline: deadline.min(now + rules.read_timeout),
         };
-        Ok(Plan { signal, transport, format, codec, shape, bounds, deadline, metrics })
+        Ok(Plan { signal, transport, format, codec, shape, announced, bounds, deadline, metrics })
+    }
+
+    /// Asks who sends, and for admission. Where somebody must be asked, the body waits meanwhile; that is
+    /// rare, and its deadline short.
+    async fn admit(
+        &self,
+        plan: &Plan<'_>,
+        peer: &Peer,
+        headers: &HeaderMap,
+    ) -> Result<Option<Admitted>, Fault> {
+        let certificate = peer.certificate.as_ref();
+        let admitted = match self.intake.authenticate(Credentials { headers, certificate }) {
+            None => None,
+            Some(Admission::Ready(admitted)) => Some(admitted?),
+            Some(Admission::Waiting(asked)) => match tokio::time::timeout_at(plan.deadline, asked).await {
+                Ok(admitted) => Some(admitted?),
+                Err(_elapsed) => return Err(Refusal::DeadlineExceeded.into()),
+            },
+        };
+        let Plan { signal, transport, announced, .. } = *plan;
+        self.intake.admit(&Arrival { signal, transport, headers, announced, peer: peer.address })?;
+        Ok(admitted)
     }
 
     fn answer(

@@ -6,10 +6,10 @@ use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::prepare::Checked;
+use super::prepare::{Checked, Running};
 use crate::identity::TenantId;
 use crate::internal_telemetry::Telemetry;
-use crate::policies::InForce;
+use crate::policies::{InForce, Plan};
 use crate::policies::watch::{Place, Status};
 use crate::tasks::Scope;
 use crate::tenant::Directory;
@@ -27,6 +27,7 @@ struct Shared {
 struct Current {
     file: Arc<InForce>,
     place: Option<Place>,
+    running: Running,
     scope: Scope,
 }
 
@@ -55,6 +56,7 @@ impl Policies {
     pub(super) async fn switch(&self, checked: &Checked, scope: &Scope) {
         let old = self.0.current.load_full();
         if old.place == checked.place {
+            old.running.store(Some(checked.verifiers.clone()));
             return;
         }
         old.scope.close(Instant::now() + super::STOP_GRACE).await;
@@ -69,9 +71,9 @@ impl Policies {
     }
 
     /// The file that is followed.
-    pub(super) fn source(&self) -> (Option<Place>, Arc<InForce>) {
+    pub(super) fn source(&self) -> (Option<Place>, Arc<InForce>, Running) {
         let current = self.0.current.load();
-        (current.place.clone(), current.file.clone())
+        (current.place.clone(), current.file.clone(), current.running.clone())
     }
 
     /// The revision in force, and what is wrong with the file if it is refused.
@@ -110,8 +112,12 @@ impl Policies {
         let id = TenantId::new(tenant).ok()?;
         let directory = self.0.directory.load();
         let block = directory.plan().block(id.as_str());
+        let met = directory.met(&id);
+        let authenticated = met.is_some_and(|tenant| tenant.is_authenticated());
         Some(json!({
             "tenant": id.as_str(),
+            "class": class(directory.plan(), id.as_str(), authenticated),
+            "authenticated": authenticated,
             "revision": directory.plan().revision_name(),
             "tier": block.tier.as_deref(),
             "sampling": { "rate": block.rate },
@@ -141,6 +147,20 @@ impl Policies {
         });
     }
 
+    /// Where nothing authenticates, a claim is all it takes.
+    fn warn_of_belief(&self, plan: &Plan) {
+        let embedded = self.0.current.load().place.is_none();
+        if !embedded && plan.identity.authenticate.is_empty() && !plan.claims.is_empty() {
+            let revision = plan.revision_name();
+            tracing::warn!(
+                name: "identity.claims_believed",
+                revision,
+                "claims are believed without authentication: whoever can connect may name any tenant; list \
+                 in identity.authenticate how senders prove who they are"
+            );
+        }
+    }
+
     /// Says in metrics and log what became of the file.
     fn report(&self, status: &Status, before: Option<&Status>) {
         let metrics = self.0.telemetry.policies();
@@ -155,6 +175,7 @@ impl Policies {
                 tracing::warn!(name: "policies.warning", revision, "{warning}");
             }
             let plan = directory.plan();
+            self.warn_of_belief(plan);
             self.0.telemetry.sampling().retain_rules(|rule| plan.has_rule(rule));
         }
         let refused = status.refused.as_ref();
@@ -174,8 +195,22 @@ impl Policies {
     }
 }
 
+/// Which bounds a tenant falls under: listed by its id, met with a proof, or neither.
+fn class(plan: &Plan, tenant: &str, authenticated: bool) -> &'static str {
+    match plan.configured_tenants().any(|configured| configured == tenant) {
+        true => "configured",
+        false if authenticated => "dynamic",
+        false => "_overflow",
+    }
+}
+
 impl Current {
     fn new(checked: &Checked, scope: &Scope) -> Self {
-        Self { file: checked.policies.clone(), place: checked.place.clone(), scope: scope.child("policies") }
+        Self {
+            file: checked.policies.clone(),
+            place: checked.place.clone(),
+            running: checked.running.clone(),
+            scope: scope.child("policies"),
+        }
     }
 }

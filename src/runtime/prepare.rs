@@ -5,8 +5,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
+use crate::authentication::Verifiers;
 use crate::config::Config;
 use crate::config::extensions::Policies as PoliciesExtension;
 use crate::internal_telemetry::Telemetry;
@@ -41,6 +42,10 @@ pub struct Checked {
     pub policies: Arc<InForce>,
     /// Where they are watched; `None`: embedded.
     pub place: Option<Place>,
+    /// The verifiers that policies may name, as whoever checks a changed file knows them.
+    pub(super) running: Running,
+    /// The verifiers of the configuration.
+    pub(super) verifiers: Arc<Vec<String>>,
     /// What is questionable about the two.
     pub warnings: Problems,
 }
@@ -52,12 +57,16 @@ impl Checked {
     }
 }
 
+/// The ids of the verifiers that run, as every check of the policies finds them; none if the configuration
+/// could not be read.
+pub(super) type Running = Arc<ArcSwapOption<Vec<String>>>;
+
 /// Checks both files as they are on disk.
 ///
 /// # Errors
 /// Everything that is wrong with either.
 pub fn check(files: Files<'_>) -> Result<Checked, Problems> {
-    checked(files, |place| load(Place { last_good: None, ..place.clone() }))
+    checked(files, |place, running| load(Place { last_good: None, ..place.clone() }, running))
 }
 
 /// Checks both files to run with them: where the policies file is bad, the last good one is taken.
@@ -65,7 +74,7 @@ pub fn check(files: Files<'_>) -> Result<Checked, Problems> {
 /// # Errors
 /// Everything that is wrong; the program cannot start.
 pub(super) fn check_to_run(files: Files<'_>) -> Result<Checked, Problems> {
-    checked(files, |place| load(place.clone()))
+    checked(files, |place, running| load(place.clone(), running))
 }
 
 /// Checks the configuration; the policies stay those in force unless another file is named.
@@ -74,23 +83,30 @@ pub(super) fn check_to_run(files: Files<'_>) -> Result<Checked, Problems> {
 /// Everything that is wrong; what runs goes on.
 pub(super) fn check_to_reload(
     files: Files<'_>,
-    (place_now, in_force): (Option<&Place>, &Arc<InForce>),
+    (place_now, in_force, running): (Option<&Place>, &Arc<InForce>, &Running),
 ) -> Result<Checked, Problems> {
-    checked(files, |place| match place_now == Some(place) {
+    let mut checked = checked(files, |place, fresh| match place_now == Some(place) {
         true => Ok(in_force.clone()),
-        false => load(place.clone()),
-    })
+        false => load(place.clone(), fresh),
+    })?;
+    if checked.place.as_ref() == place_now {
+        // The policies that stay go on with what they are checked by.
+        checked.running = running.clone();
+    }
+    Ok(checked)
 }
 
-fn load(place: Place) -> Result<Arc<InForce>, Problems> {
-    InForce::load(place, prepare())
+fn load(place: Place, running: &Running) -> Result<Arc<InForce>, Problems> {
+    InForce::load(place, prepare(running.clone()))
 }
 
 /// How every policies text is checked: read, compiled, and its embedded tests run.
-fn prepare() -> Box<Prepare> {
-    Box::new(|source: &Source| {
+fn prepare(running: Running) -> Box<Prepare> {
+    Box::new(move |source: &Source| {
         let now = jiff::Timestamp::now();
-        let (plan, warnings) = policies::parse(source, now)?;
+        let running = running.load_full();
+        let running = running.as_ref().map(|running| running.as_slice());
+        let (plan, warnings) = policies::parse_for(source, now, running)?;
         let failed = sampling::run_tests(&plan, now);
         match failed.is_empty() {
             true => Ok((plan, warnings)),
@@ -101,13 +117,15 @@ fn prepare() -> Box<Prepare> {
 
 fn checked(
     files: Files<'_>,
-    load: impl FnOnce(&Place) -> Result<Arc<InForce>, Problems>,
+    load: impl FnOnce(&Place, &Running) -> Result<Arc<InForce>, Problems>,
 ) -> Result<Checked, Problems> {
     let (config, mut problems) = load_config(files);
+    let verifiers = config.as_ref().map(Verifiers::ids).map(Arc::new);
+    let running = Arc::new(ArcSwapOption::new(verifiers.clone()));
     let place = place(files.policies, config.as_ref());
     let policies = match &place {
         None => Ok(InForce::fixed(policies::default_plan())),
-        Some(place) => load(place),
+        Some(place) => load(place, &running),
     };
     let policies = match policies {
         Ok(policies) => {
@@ -120,7 +138,10 @@ fn checked(
         }
     };
     let (Some(config), Some(policies)) = (config, policies) else { return Err(problems) };
-    let checked = Checked { config, config_name: name(files.config), policies, place, warnings: problems };
+    let config_name = name(files.config);
+    let verifiers = verifiers.unwrap_or_default();
+    let checked = Checked { config, config_name, policies, place, running, verifiers, warnings: problems };
+    checked.missing_verifiers()?;
     checked.graph(&Telemetry::detached(), &checked.directory(&Telemetry::detached()))?;
     Ok(checked)
 }
@@ -153,6 +174,20 @@ impl Checked {
     /// The policies as requests look them up, before anybody was met.
     pub(super) fn directory(&self, telemetry: &Telemetry) -> Arc<ArcSwap<Directory>> {
         Arc::new(ArcSwap::from_pointee(Directory::new(self.plan(), telemetry.ledger().clone())))
+    }
+
+    /// The policies in force may stay while the configuration changes.
+    fn missing_verifiers(&self) -> Result<(), Problems> {
+        let plan = self.plan();
+        let named = plan.identity.authenticate.iter().filter_map(|source| source.verifier());
+        let missing = named.filter(|id| !self.verifiers.iter().any(|running| running == id));
+        let mut problems = Problems::new();
+        for id in missing {
+            let place = Location::start_of(Arc::new(Source::new(self.config_name.clone(), "")));
+            let message = format!("the policies need the verifier `{id}`, which is not among service.extensions");
+            problems.error(&place, "service.extensions", message, None);
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
     /// The components of the configuration, connected.

@@ -1,12 +1,14 @@
 //! One revision of the policies and the tenants met under it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use moka::sync::Cache;
 
+use crate::authentication::{Caller, Callers};
 use crate::identity::TenantId;
 use crate::outcome::{Account, Ledger};
-use crate::policies::{Anonymous, Block, Claim, Enrichment, Plan};
+use crate::policies::{Block, Claim, Enrichment, OnMismatch, Plan};
 
 /// How many tenants are remembered with what holds for them; more are looked up anew each time.
 const REMEMBERED: u64 = 10_000;
@@ -20,6 +22,20 @@ pub struct Tenant {
     pub account: Arc<Account>,
     /// What the policies say of it.
     pub block: Block,
+    authenticated: AtomicBool,
+}
+
+impl Tenant {
+    /// Whether a sender that proved who it is has sent for this tenant under this revision.
+    pub fn is_authenticated(&self) -> bool {
+        self.authenticated.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn sent_by(&self, caller: &Caller) {
+        if caller.source.is_some() && !self.is_authenticated() {
+            self.authenticated.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 /// One revision of the policies: a request sees one directory from its first to its last byte.
@@ -29,6 +45,7 @@ pub struct Directory {
     ledger: Arc<Ledger>,
     tenants: Cache<TenantId, Arc<Tenant>>,
     unattributed: Arc<Tenant>,
+    callers: Arc<Callers>,
 }
 
 impl Directory {
@@ -36,12 +53,23 @@ impl Directory {
     /// each revision has its own.
     pub fn new(plan: Arc<Plan>, ledger: Arc<Ledger>) -> Self {
         let unattributed = Arc::new(meet(&plan, &ledger, &TenantId::unattributed()));
-        Self { plan, ledger, tenants: Cache::new(REMEMBERED), unattributed }
+        let callers = Arc::new(Callers::new(plan.clone()));
+        Self { plan, ledger, tenants: Cache::new(REMEMBERED), unattributed, callers }
     }
 
     /// The policies.
     pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
+    }
+
+    /// Who was met under this revision.
+    pub fn callers(&self) -> &Arc<Callers> {
+        &self.callers
+    }
+
+    /// A tenant that was met under this revision; none, or long ago: `None`.
+    pub fn met(&self, id: &TenantId) -> Option<Arc<Tenant>> {
+        self.tenants.get(id)
     }
 
     /// The tenant of data no `tenant` processor has looked at.
@@ -64,21 +92,15 @@ impl Directory {
         if let Some(tenant) = self.tenants.get(id) {
             return (!id.starts_with('_')).then_some(tenant);
         }
-        match TenantId::new(id) {
-            Ok(id) => Some(self.tenant(&id)),
-            Err(why) => {
-                tracing::debug!(name: "tenant.bad_claim", %why, "a claimed tenant id is not valid");
-                None
-            }
-        }
+        TenantId::new(id).ok().map(|id| self.tenant(&id))
     }
 
     pub(super) fn claims(&self) -> &[Claim] {
         &self.plan.claims
     }
 
-    pub(super) fn anonymous(&self) -> &Anonymous {
-        &self.plan.anonymous
+    pub(super) fn on_mismatch(&self) -> OnMismatch {
+        self.plan.identity.on_mismatch
     }
 
     pub(super) fn enrichment(&self) -> &Enrichment {
@@ -87,5 +109,6 @@ impl Directory {
 }
 
 fn meet(plan: &Plan, ledger: &Ledger, id: &TenantId) -> Tenant {
-    Tenant { id: id.clone(), account: ledger.account(id), block: plan.block(id.as_str()).clone() }
+    let block = plan.block(id.as_str()).clone();
+    Tenant { id: id.clone(), account: ledger.account(id), block, authenticated: AtomicBool::new(false) }
 }

@@ -1,0 +1,166 @@
+//! Claims: the tenants a request names, and which of them its sender may name.
+//!
+//! A claim proves nothing. The first one that is there decides: it is honoured within what the caller may
+//! assert, and handled by `on_mismatch` otherwise; what is no tenant id at all cannot be asserted by
+//! anybody. Only where nothing authenticates is such a claim passed over, as if it were not there.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName};
+
+use super::{ClaimRefused, Directory, Tenant};
+use crate::authentication::Caller;
+use crate::identity::TenantId;
+use crate::otlp::{Draft, PartId};
+use crate::policies::{Claim, OnMismatch};
+
+/// The longest claim that is shown in a log line.
+const SHOWN: usize = 150;
+
+/// The headers in which tenants are named, taken out of a request: nothing but the decision about the
+/// tenant sees them.
+#[derive(Debug, Default)]
+pub struct ClaimHeaders(HeaderMap);
+
+impl ClaimHeaders {
+    /// Takes the headers the policies name out of a request's headers.
+    pub fn take(directory: &Directory, headers: &mut HeaderMap) -> Self {
+        let mut taken = HeaderMap::new();
+        for claim in directory.claims() {
+            if let Claim::Header(name) = claim
+                && let http::header::Entry::Occupied(entry) = headers.entry(name)
+            {
+                for value in entry.remove_entry_mult().1 {
+                    taken.append(name, value);
+                }
+            }
+        }
+        Self(taken)
+    }
+}
+
+/// Who sends a request, and what its headers claim.
+#[derive(Debug, Clone, Copy)]
+pub struct Sender<'a> {
+    /// The revision of the policies.
+    pub directory: &'a Directory,
+    /// Who sends, under that revision.
+    pub caller: &'a Caller,
+    /// What the headers claim.
+    pub claims: &'a ClaimHeaders,
+}
+
+/// What one claim says.
+#[derive(Debug, Clone)]
+pub(super) enum Named {
+    Nothing,
+    Tenant(Arc<Tenant>),
+    /// Something that is no tenant id, or one of Tollgate's own.
+    Nonsense,
+}
+
+impl Named {
+    fn new(directory: &Directory, text: Option<&str>) -> Self {
+        match text {
+            Some("") => Named::Nothing,
+            Some(text) => directory.claimed(text).map_or(Named::Nonsense, Named::Tenant),
+            None => Named::Nonsense,
+        }
+    }
+}
+
+impl Sender<'_> {
+    /// What the headers claim, in the order of the policies; claims of resources stand as nothing.
+    pub(super) fn named(&self) -> Result<Vec<Named>, ClaimRefused> {
+        let of_claim = |claim: &Claim| match claim {
+            Claim::Header(name) => self.in_header(name),
+            Claim::Resource(_) => Ok(Named::Nothing),
+        };
+        self.directory.claims().iter().map(of_claim).collect()
+    }
+
+    fn in_header(&self, name: &HeaderName) -> Result<Named, ClaimRefused> {
+        let mut values = self.claims.0.get_all(name).iter();
+        match (values.next(), values.next()) {
+            (None, _) => Ok(Named::Nothing),
+            (Some(value), None) => Ok(Named::new(self.directory, value.to_str().ok())),
+            _ => Err(ClaimRefused::Duplicate { header: name.as_str().to_owned() }),
+        }
+    }
+
+    /// The tenant of a part.
+    pub(super) fn tenant_of(
+        &self,
+        named: &[Named],
+        draft: &Draft<'_>,
+        part: PartId,
+    ) -> Result<Arc<Tenant>, ClaimRefused> {
+        for (claim, header) in self.directory.claims().iter().zip(named) {
+            let attribute;
+            let named = match claim {
+                Claim::Header(_) => header,
+                Claim::Resource(key) => {
+                    let value = draft.resource_attribute(part, key);
+                    attribute = value.map_or(Named::Nothing, |value| Named::new(self.directory, value.as_str()));
+                    &attribute
+                }
+            };
+            match named {
+                Named::Nothing => {}
+                Named::Tenant(tenant) if self.caller.may_assert(&tenant.id) => return Ok(tenant.clone()),
+                Named::Nonsense if self.caller.is_believed() => {}
+                Named::Tenant(_) | Named::Nonsense => {
+                    self.note(claim, draft, part);
+                    return self.mismatch();
+                }
+            }
+        }
+        self.own(ClaimRefused::Anonymous)
+    }
+
+    /// What becomes of a claim that the caller may not make.
+    fn mismatch(&self) -> Result<Arc<Tenant>, ClaimRefused> {
+        match self.directory.on_mismatch() {
+            OnMismatch::Overwrite => self.own(ClaimRefused::NotAllowed),
+            OnMismatch::Refuse => Err(ClaimRefused::NotAllowed),
+            OnMismatch::Overflow => Ok(self.directory.tenant(&TenantId::overflow())),
+        }
+    }
+
+    /// The caller's own tenant, else what the policies say of data without one.
+    fn own(&self, otherwise: ClaimRefused) -> Result<Arc<Tenant>, ClaimRefused> {
+        let anonymous = self.directory.callers().anonymous();
+        let own = match (&self.caller.own, &otherwise) {
+            (Some(own), _) => Some(own),
+            // A known sender without a tenant may fall back on nothing after it named a wrong one.
+            (None, ClaimRefused::NotAllowed) => None,
+            (None, _) => anonymous.own.as_ref(),
+        };
+        match own {
+            Some(own) => Ok(self.directory.tenant(own)),
+            None if self.caller.source.is_some() => Err(ClaimRefused::NotAllowed),
+            None => Err(otherwise),
+        }
+    }
+
+    /// For whoever looks for the sender of a foreign name; never above `debug`, for the text is the sender's.
+    fn note(&self, claim: &Claim, draft: &Draft<'_>, part: PartId) {
+        if !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        let claimed = match claim {
+            Claim::Header(name) => {
+                self.claims.0.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+            }
+            Claim::Resource(key) => {
+                draft.resource_attribute(part, key).map(|value| value.to_text().into_owned())
+            }
+        };
+        let claimed: String = claimed.unwrap_or_default().chars().take(SHOWN).collect();
+        let (principal, source) = (&*self.caller.principal, self.caller.source.map(|source| source.as_str()));
+        tracing::debug!(
+            name: "tenant.mismatch",
+            principal, source, "tenant.id.claimed" = ?claimed, "a sender names a tenant it may not name"
+        );
+    }
+}
