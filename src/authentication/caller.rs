@@ -106,9 +106,8 @@ mod tests {
                 { principal: \"gw-*\", source: mtls, may_assert: [\"*\"] },
                 { principal: ci, tenant: builds, may_assert: [a, \"b-*\"] } ] }",
         );
-        let proven = |source, name: &str, tenant: Option<&str>| {
-            Caller::proven(&plan, source, name, tenant.map(id))
-        };
+        let proven =
+            |source, name: &str, tenant: Option<&str>| Caller::proven(&plan, source, name, tenant.map(id));
         let check = |caller: &Caller, tenant: &str, expected: bool| {
             assert_eq!(caller.may_assert(&id(tenant)), expected, "{caller:?} {tenant}");
         };
@@ -118,7 +117,9 @@ mod tests {
         check(&proven(SourceKind::Jwt, "gw-1", Some("acme")), "anybody", false);
         let ci = proven(SourceKind::Jwt, "ci", Some("acme"));
         assert_eq!(ci.own, Some(id("builds")));
-        for (tenant, expected) in [("builds", true), ("a", true), ("b-1", true), ("acme", false), ("ab", false)] {
+        for (tenant, expected) in
+            [("builds", true), ("a", true), ("b-1", true), ("acme", false), ("ab", false)]
+        {
             check(&ci, tenant, expected);
         }
         let other = proven(SourceKind::ApiKey, "other", Some("acme"));

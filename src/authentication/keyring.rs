@@ -105,10 +105,9 @@ impl Keyring {
                 None
             }
             Place::File(path) => {
-                self.look().await.map_err(|source| StartError::KeySet {
-                    path: path.clone(),
-                    source: Box::new(source),
-                })?;
+                self.look()
+                    .await
+                    .map_err(|source| StartError::KeySet { path: path.clone(), source: Box::new(source) })?;
                 let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
                 watch_directories(&[directory.unwrap_or(Path::new("."))], changed.clone())
             }

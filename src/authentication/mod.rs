@@ -230,7 +230,13 @@ impl Expiry<Key, Known> for Lifetimes {
         Some(known.lifetime)
     }
 
-    fn expire_after_update(&self, _: &Key, known: &Known, _: Instant, _: Option<Duration>) -> Option<Duration> {
+    fn expire_after_update(
+        &self,
+        _: &Key,
+        known: &Known,
+        _: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
         Some(known.lifetime)
     }
 }

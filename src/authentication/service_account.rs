@@ -218,7 +218,11 @@ impl Drop for Pending<'_> {
 fn in_cluster(env: &dyn Fn(&str) -> Option<String>) -> Option<String> {
     let host = env("KUBERNETES_SERVICE_HOST").filter(|host| !host.is_empty())?;
     let port = env("KUBERNETES_SERVICE_PORT").filter(|port| !port.is_empty())?;
-    Some(if host.contains(':') { format!("https://[{host}]:{port}") } else { format!("https://{host}:{port}") })
+    Some(if host.contains(':') {
+        format!("https://[{host}]:{port}")
+    } else {
+        format!("https://{host}:{port}")
+    })
 }
 
 #[cfg(test)]
@@ -235,7 +239,9 @@ mod tests {
         let check = |status: Value, expected: Option<(&str, &str)>| {
             let verdict = reviewer().verdict(&json!({ "status": status }));
             let told = match &verdict {
-                Verdict::Proven(proven) => Some((proven.principal.as_str(), proven.tenant.as_deref().unwrap())),
+                Verdict::Proven(proven) => {
+                    Some((proven.principal.as_str(), proven.tenant.as_deref().unwrap()))
+                }
                 _ => None,
             };
             assert_eq!(told, expected, "{status}");

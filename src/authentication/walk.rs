@@ -84,7 +84,8 @@ impl Verifiers {
                     let headers = credentials.headers.clone();
                     let certificate = credentials.certificate.cloned();
                     return Authenticating::Waiting(Box::pin(async move {
-                        let credentials = Credentials { headers: &headers, certificate: certificate.as_ref() };
+                        let credentials =
+                            Credentials { headers: &headers, certificate: certificate.as_ref() };
                         verifiers.patiently(&callers, &metrics, (index, failed), credentials).await
                     }));
                 }

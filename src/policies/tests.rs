@@ -141,7 +141,7 @@ fn keys_of_later_stages_are_refused_not_ignored() {
         "boosts: []
 overload: {}
 rollout: {}
-identity: { authenticate: [], principals: [], on_mismatch: refuse, mixed_requests: whole }
+identity: { mixed_requests: whole }
 defaults: { limits: {}, queue: {}, tail: {}, sampling: { target: {} } }
 rules:
   - { name: a, target: {}, limit: {}, group_by: attributes.x, overload: protected, match: { trace.spans: 5 } }
@@ -151,10 +151,7 @@ enrichment: { model_name: { from: [pod_label.app] } }
             "p.yaml:2:1: boosts: needs stage 2, which is not yet available",
             "p.yaml:3:1: overload: needs stage 2, which is not yet available",
             "p.yaml:4:1: rollout: needs stage 2, which is not yet available",
-            "p.yaml:5:13: identity.authenticate: not yet available",
-            "p.yaml:5:31: identity.principals: not yet available",
-            "p.yaml:5:47: identity.on_mismatch: not yet available",
-            "p.yaml:5:68: identity.mixed_requests: not yet available",
+            "p.yaml:5:13: identity.mixed_requests: not yet available",
             "p.yaml:6:13: defaults.limits: not yet available",
             "p.yaml:6:25: defaults.queue: not yet available",
             "p.yaml:6:36: defaults.tail: needs stage 3, which is not yet available",

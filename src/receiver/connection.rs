@@ -194,19 +194,15 @@ impl<I: Intake> Port<I> {
         streams.0.wait().await;
     }
 
-    async fn drive<S>(
-        self: Arc<Self>,
-        socket: S,
-        peer: Peer,
-        draining: CancellationToken,
-        streams: &Streams,
-    ) where
+    async fn drive<S>(self: Arc<Self>, socket: S, peer: Peer, draining: CancellationToken, streams: &Streams)
+    where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let activity = Arc::new(Activity::new());
         let (requests, counted) = (self.service.clone(), activity.clone());
-        let service =
-            service_fn(move |request| respond(requests.clone(), Busy::new(counted.clone()), peer.clone(), request));
+        let service = service_fn(move |request| {
+            respond(requests.clone(), Busy::new(counted.clone()), peer.clone(), request)
+        });
         let builder = self.rules.builder(streams.clone());
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), service));
         let life = Life::new(&self.rules, activity);

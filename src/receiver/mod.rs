@@ -39,10 +39,10 @@ use service::{Intake, Service};
 pub use listen::Address;
 pub use sockets::Sockets;
 
+use crate::authentication::Credentials;
 use crate::config::receiver::{BadEndpoint, Endpoint, Limits, Otlp};
 use crate::internal_telemetry::metrics::ReceiverMetrics;
 use crate::otlp::Signal;
-use crate::authentication::Credentials;
 use crate::pipeline::{Accepted, Admission, Refusal, Request, Transport};
 use crate::tasks::{Scope, Worker, Workers};
 use crate::tls::{ServerTls, TlsError};

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use super::prepare::{Checked, Running};
 use crate::identity::TenantId;
 use crate::internal_telemetry::Telemetry;
-use crate::policies::{InForce, Plan};
 use crate::policies::watch::{Place, Status};
+use crate::policies::{InForce, Plan};
 use crate::tasks::Scope;
 use crate::tenant::Directory;
 

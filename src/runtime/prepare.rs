@@ -184,7 +184,8 @@ impl Checked {
         let mut problems = Problems::new();
         for id in missing {
             let place = Location::start_of(Arc::new(Source::new(self.config_name.clone(), "")));
-            let message = format!("the policies need the verifier `{id}`, which is not among service.extensions");
+            let message =
+                format!("the policies need the verifier `{id}`, which is not among service.extensions");
             problems.error(&place, "service.extensions", message, None);
         }
         if problems.is_empty() { Ok(()) } else { Err(problems) }

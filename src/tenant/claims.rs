@@ -101,7 +101,8 @@ impl Sender<'_> {
                 Claim::Header(_) => header,
                 Claim::Resource(key) => {
                     let value = draft.resource_attribute(part, key);
-                    attribute = value.map_or(Named::Nothing, |value| Named::new(self.directory, value.as_str()));
+                    attribute =
+                        value.map_or(Named::Nothing, |value| Named::new(self.directory, value.as_str()));
                     &attribute
                 }
             };

@@ -16,6 +16,7 @@ mod documents;
 mod examples;
 mod gate;
 mod harness;
+mod identity;
 mod layers;
 mod life;
 mod sampling;

@@ -50,13 +50,10 @@ fn a_verifier_must_run() {
     check(
         "  authenticate: [{ jwt: { verifier: prood } }, { api_key: { verifier: x } }, { jwt: {} }]\n",
         &[
-            "p.yaml:4:36: identity.authenticate[0].jwt.verifier: collector.yaml runs no verifier `jwt/prood`; did you mean `jwt/prod`?\nrunning: jwt/prod",
-            "p.yaml:4:69: identity.authenticate[1].api_key.verifier: collector.yaml runs no verifier `api_keys/x`; running: api_keys",
-            "p.yaml:4:82: identity.authenticate[2].jwt: `verifier` is missing; name an extension of collector.yaml",
-        ]
-        .map(|line| line.replace("?\nrunning", "?; running"))
-        .each_ref()
-        .map(String::as_str),
+            "p.yaml:4:37: identity.authenticate[0].jwt.verifier: collector.yaml runs no verifier `jwt/prood`; did you mean `jwt/prod`?",
+            "p.yaml:4:71: identity.authenticate[1].api_key.verifier: collector.yaml runs no verifier `api_keys/x`; did you mean `api_keys`?",
+            "p.yaml:4:85: identity.authenticate[2].jwt: `verifier` is missing; name an extension of collector.yaml",
+        ],
     );
 }
 
@@ -82,9 +79,7 @@ fn what_would_have_no_effect_is_refused() {
     );
     check(
         "  on_mismatch: refuse\n",
-        &[
-            "p.yaml:4:16: identity.on_mismatch: has no effect: without `authenticate` every claim is believed",
-        ],
+        &["p.yaml:4:16: identity.on_mismatch: has no effect: without `authenticate` every claim is believed"],
     );
     check(
         "  authenticate: [{ mtls: {} }]\n  principals: [{ principal: a }, { tenant: a }, { principal: b, tenant: _x, may_assert: [a/b] }]\n",

@@ -4,6 +4,7 @@ mod client;
 mod metrics;
 mod payload;
 mod process;
+mod proof;
 mod sink;
 
 pub use client::{Grpc, Http};
@@ -11,6 +12,7 @@ pub use metrics::Metrics;
 pub use payload::{Item, logs, metrics, spans};
 pub use process::Tollgate;
 pub use process::get;
+pub use proof::{Authority, Keeper, Signer, post_with};
 pub use sink::{Answer, Arrived, Sink};
 
 use std::time::Duration;
