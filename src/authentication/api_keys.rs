@@ -39,9 +39,12 @@ pub(super) struct ApiKeys {
 pub(super) struct Keys {
     /// Tells this reading from all others.
     pub(super) stamp: u64,
-    by_prefix: HashMap<u64, Vec<([u8; 32], Arc<str>)>>,
+    by_prefix: HashMap<u64, Vec<Entry>>,
     text: [u8; 32],
 }
+
+/// The hash of a key and the key's name.
+type Entry = ([u8; 32], Arc<str>);
 
 /// What is wrong with a file of keys.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
