@@ -30,6 +30,8 @@ pub(crate) enum Role {
     Load(load::Args),
     /// Counts what arrives and answers OK.
     Sink,
+    /// Runs a program that must not outlive the benchmark.
+    Guard(program::Guarded),
 }
 
 impl Role {
@@ -38,6 +40,7 @@ impl Role {
         match self {
             Self::Load(args) => program::play(load::serve(args)),
             Self::Sink => program::play(sink::serve()),
+            Self::Guard(guarded) => program::guard(&guarded),
         }
     }
 }

@@ -1,8 +1,13 @@
-//! Processes: started, steered over standard input, read from /proc, and killed by id when dropped.
+//! Processes: started, steered over standard input, read from /proc, and ended when dropped.
+//!
+//! Invariant: every process ends with its standard input, so that none outlives the benchmark, even one that
+//! is killed. A program that does not do so by itself is run by a guard that does.
 
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::future::Future;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -17,19 +22,21 @@ const TICKS: u64 = 100;
 /// The last lines of a program that are shown if it fails.
 const LAST_LINES: usize = 40;
 
-/// A running process. Dropping it, also while unwinding, kills it and waits for its end.
+/// A running process. Dropping it, also while unwinding, ends it and waits for its end.
 pub(crate) struct Program {
     name: String,
     child: Child,
+    /// Whose time and memory are read: the child, or what it guards.
+    id: u32,
     said: Receiver<String>,
     last_lines: Arc<Mutex<VecDeque<String>>>,
 }
 
-/// Which output of a program is read line by line by [`Program::next_line`]; the other is kept for failures.
+/// Which output of a program is read line by line by [`Program::next_line`]; what is not is kept for failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Speaks {
+enum Speaks {
     Stdout,
-    Stderr,
+    Both,
 }
 
 impl Program {
@@ -46,8 +53,22 @@ impl Program {
         (program, ready)
     }
 
+    /// Starts a program that is not one of ours, with what it says on standard error.
+    pub(crate) fn guarded(name: &str, program: &Path, arguments: &[OsString]) -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
+        command.arg("guard").arg(program).args(arguments);
+        let mut guard = Self::start(name, command, Speaks::Both);
+        guard.id = loop {
+            let line = guard.next_line();
+            if let Some(id) = line.strip_prefix("guards ") {
+                break id.parse().expect("a guard says a process id");
+            }
+        };
+        guard
+    }
+
     /// Starts `command`.
-    pub(crate) fn start(name: &str, mut command: Command, speaks: Speaks) -> Self {
+    fn start(name: &str, mut command: Command, speaks: Speaks) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let last_lines = Arc::default();
@@ -55,9 +76,9 @@ impl Program {
         let (say, said) = sync_channel(1024);
         let stdout = child.stdout.take().expect("standard output is piped");
         let stderr = child.stderr.take().expect("standard error is piped");
-        read_lines(stdout, &last_lines, (speaks == Speaks::Stdout).then(|| say.clone()));
-        read_lines(stderr, &last_lines, (speaks == Speaks::Stderr).then_some(say));
-        Self { name: name.into(), child, said, last_lines }
+        read_lines(stdout, &last_lines, Some(say.clone()));
+        read_lines(stderr, &last_lines, (speaks == Speaks::Both).then_some(say));
+        Self { name: name.into(), id: child.id(), child, said, last_lines }
     }
 
     /// The next line the program says; the benchmark ends if there is none in time.
@@ -109,7 +130,7 @@ impl Program {
     }
 
     fn proc_file(&self, file: &str) -> String {
-        let path = format!("/proc/{}/{file}", self.child.id());
+        let path = format!("/proc/{}/{file}", self.id);
         std::fs::read_to_string(&path).unwrap_or_else(|error| self.fail(&format!("{path}: {error}")))
     }
 
@@ -117,14 +138,14 @@ impl Program {
     pub(crate) fn fail(&self, what: &str) -> ! {
         let lines =
             self.last_lines.lock().map(|lines| Vec::from(lines.clone()).join("\n")).unwrap_or_default();
-        panic!("{} (process {}) {what}; its last lines:\n{lines}", self.name, self.child.id())
+        panic!("{} (process {}) {what}; its last lines:\n{lines}", self.name, self.id)
     }
 }
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Both fail only if the process has already ended.
-        drop(self.child.kill());
+        drop(self.child.stdin.take());
+        // Fails only if it was waited for before.
         drop(self.child.wait());
     }
 }
@@ -150,6 +171,27 @@ fn read_lines(
             }
         }
     });
+}
+
+/// A program that is to end when the benchmark does, and its arguments.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Guarded {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    command: Vec<OsString>,
+}
+
+/// The role of a guard: runs a program, and kills it at the end of its own standard input.
+pub(crate) fn guard(guarded: &Guarded) {
+    let (program, arguments) = guarded.command.split_first().expect("a guard is told what to run");
+    let started = Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+    let mut child = started.unwrap_or_else(|error| panic!("cannot start {}: {error}", program.display()));
+    say(format_args!("guards {}", child.id()));
+    let mut unheard = Vec::new();
+    // Whether it ends with an end or an error, nobody is there any more.
+    drop(std::io::stdin().read_to_end(&mut unheard));
+    // Both fail only if the process has already ended.
+    drop(child.kill());
+    drop(child.wait());
 }
 
 /// Runs a role on one thread, as every actor is.

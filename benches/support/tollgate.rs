@@ -1,16 +1,16 @@
 //! Tollgate itself, the release binary, as a measured process. All that these benchmarks know about its
 //! command line, its files, its `ready` event and its admin API is in this file.
 
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::PATIENCE;
-use super::program::{Program, Speaks};
+use super::program::Program;
 
 /// Where the exporter sends.
 #[derive(Debug, Clone, Copy)]
@@ -50,11 +50,9 @@ impl Tollgate {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let config = folder.path().join("collector.yaml");
         std::fs::write(&config, collector_yaml(setup.destination)).expect("a writable temporary folder");
-        let mut command = Command::new(setup.binary);
-        command.args(["run", "--log-format=json"]);
-        command.arg("--config").arg(&config).arg("--policies").arg(setup.policies);
-        command.env("TOLLGATE_WORKERS", "1");
-        let mut program = Program::start("tollgate", command, Speaks::Stderr);
+        let words = ["run", "--log-format=json", "--workers=1", "--config"].map(OsString::from);
+        let files = [config.into(), "--policies".into(), setup.policies.into()];
+        let mut program = Program::guarded("tollgate", setup.binary, &[&words[..], &files].concat());
         let addresses = announced_addresses(&mut program);
         let address = |name: &str| match addresses.iter().find(|(known, _)| known == name) {
             Some((_, address)) => *address,

@@ -184,8 +184,8 @@ impl Table {
         revision: &str,
         problem: Option<&str>,
     ) -> String {
-        let mut text = format!("\x1b[H\x1b[2J{}\n", self.head());
-        let title = ["tenant", "received/s", "kept", "refused/s", "sent/s", "queue bytes", "sent in all"];
+        let mut text = format!("\x1b[H\x1b[J{}\n", self.head());
+        let title = ["tenant", "received/s", "kept", "refused/s", "sent/s", "queue B", "sent total"];
         row(&mut text, &title.map(str::to_owned));
         for (tenant, books) in now {
             let rates = self.rates(tenant, books, seconds);
@@ -243,6 +243,10 @@ impl Table {
 
     fn finish(&self, books: &Books, balanced: bool) -> std::io::Result<()> {
         let mut out = std::io::stdout().lock();
+        if self.terminal {
+            // Behind the `^C` of the terminal.
+            writeln!(out)?;
+        }
         writeln!(
             out,
             "received {} = refused {} + sampled out {} + sent {} + dropped {} + queued {}: {}",
@@ -257,11 +261,12 @@ impl Table {
     }
 }
 
+/// A row fits a terminal of 80 columns.
 fn row(text: &mut String, cells: &[String; 7]) {
     let [tenant, rest @ ..] = cells;
-    let _infallible = write!(text, "{tenant:<14}");
+    let _infallible = write!(text, "{tenant:<12}");
     for cell in rest {
-        let _infallible = write!(text, "{cell:>13}");
+        let _infallible = write!(text, "{cell:>11}");
     }
     text.push('\n');
 }

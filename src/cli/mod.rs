@@ -51,13 +51,13 @@ struct SchemaArguments {
 #[derive(Debug, Clone, Args)]
 struct ConfigArguments {
     /// A collector.yaml: a path, or `file:`, `env:` or `yaml:` with text. Repeatable; later ones win.
-    #[arg(long, value_name = "URI", env = "TOLLGATE_CONFIG", value_delimiter = '\n')]
+    #[arg(long, value_name = "URI", env = "TOLLGATE_CONFIG", hide_env_values = true)]
     config: Vec<String>,
     /// Sets one key, as `processors.batch.timeout=1s`; wins over every file. Repeatable.
-    #[arg(long, value_name = "KEY=VALUE", env = "TOLLGATE_SET", value_delimiter = '\n')]
+    #[arg(long, value_name = "KEY=VALUE", env = "TOLLGATE_SET", hide_env_values = true)]
     set: Vec<String>,
     /// The policies file, watched while running. Default: the extension `policies`, else the embedded policies.
-    #[arg(long, value_name = "FILE", env = "TOLLGATE_POLICIES")]
+    #[arg(long, value_name = "FILE", env = "TOLLGATE_POLICIES", hide_env_values = true)]
     policies: Option<PathBuf>,
 }
 
@@ -66,14 +66,14 @@ struct RunArguments {
     #[command(flatten)]
     config: ConfigArguments,
     /// Threads that carry requests. Default: what the CPU quota of the cgroup and the affinity allow.
-    #[arg(long, value_name = "COUNT", env = "TOLLGATE_WORKERS")]
+    #[arg(long, value_name = "COUNT", env = "TOLLGATE_WORKERS", hide_env_values = true)]
     workers: Option<usize>,
     /// How log lines look.
-    #[arg(long, value_enum, default_value_t = LogFormat::Auto, env = "TOLLGATE_LOG_FORMAT")]
+    #[arg(long, value_enum, default_value_t = LogFormat::Auto, env = "TOLLGATE_LOG_FORMAT", hide_env_values = true)]
     log_format: LogFormat,
     /// How long queues may drain after SIGTERM; keep it below terminationGracePeriodSeconds.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "25s",
-          env = "TOLLGATE_SHUTDOWN_GRACE")]
+          env = "TOLLGATE_SHUTDOWN_GRACE", hide_env_values = true)]
     shutdown_grace: Duration,
 }
 
@@ -116,7 +116,7 @@ fn print(text: &str) -> ExitCode {
 /// Writes problems to stderr.
 #[allow(clippy::print_stderr, reason = "what went wrong belongs on stderr")]
 fn complain(problems: &crate::yaml::Problems) {
-    eprint!("{problems}");
+    eprintln!("{problems}");
 }
 
 /// Says why a command failed.

@@ -174,20 +174,29 @@ impl References<'_, '_> {
             processors: list(PROCESSOR, &declared.processors, false),
             exporters: list(EXPORTER, &declared.exporters, true),
         };
-        self.fit_signal(node, path, signal);
+        self.fit(node, path, signal);
         pipeline
     }
 
-    /// Processors that know only some signals.
-    fn fit_signal(&mut self, node: &Node, path: &str, signal: Option<Signal>) {
+    /// Processors that know only some signals, or need another before them.
+    fn fit(&mut self, node: &Node, path: &str, signal: Option<Signal>) {
         let items = node.get("processors").map(Node::items).unwrap_or_default();
+        let mut tenant_known = false;
         for (index, item) in items.iter().enumerate() {
             let id = item.as_str().and_then(|text| ComponentId::parse(text).ok());
-            let sampler = id.is_some_and(|id| id.type_name() == "probabilistic_sampler");
-            if sampler && signal == Some(Signal::Metrics) {
-                let path = format!("{path}.processors[{index}]");
-                let message = "`probabilistic_sampler` takes traces and logs, not metrics";
-                self.problems.error_at(item, &path, message, None);
+            let path = format!("{path}.processors[{index}]");
+            match id.as_ref().map(ComponentId::type_name) {
+                Some("probabilistic_sampler") if signal == Some(Signal::Metrics) => {
+                    let message = "`probabilistic_sampler` takes traces and logs, not metrics";
+                    self.problems.error_at(item, &path, message, None);
+                }
+                Some("sampling") if !tenant_known => {
+                    let message = "`sampling` goes by tenant, and no `tenant` stands before it";
+                    let help = "write `tenant` before it, as in processors: [tenant, sampling]".to_owned();
+                    self.problems.error_at(item, &path, message, Some(help));
+                }
+                Some("tenant") => tenant_known = true,
+                _ => {}
             }
         }
     }

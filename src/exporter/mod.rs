@@ -39,13 +39,16 @@ use crate::internal_telemetry::metrics::ExporterMetrics;
 use crate::outcome::DroppedReason;
 use crate::queue::{Bounds, Queue, Wanted};
 use crate::tasks::{Scope, Workers};
-use crate::tls::TlsError;
+use crate::tls::{ClientTls, TlsError};
 
 use consumer::Consumer;
 use destination::Destination;
 
 /// Merged without waiting: at 600 B a span, requests of about 1,700 spans; larger ones cost more per span.
 const OPPORTUNISTIC_BYTES: u64 = 1024 * 1024;
+/// What batches are merged to at most where nothing else is said: larger requests are refused for good by
+/// receivers of OTLP/gRPC with default limits.
+const MERGED_BYTES: u64 = 4 * 1024 * 1024;
 /// Without a queue every sender waits for its own request, as many as these at a time.
 const CONSUMERS_WITHOUT_QUEUE: usize = 64;
 /// What consumers and connections get to stop once they are told.
@@ -90,6 +93,7 @@ struct Plan {
 struct Running {
     consumers: Scope,
     connections: Scope,
+    tls: Option<ClientTls>,
     /// Resolves when what sends has put down everything, for those that write behind.
     finished: Option<oneshot::Receiver<()>>,
 }
@@ -175,6 +179,11 @@ impl Exporter {
         self.0.plan.blocks_on_overflow
     }
 
+    /// Its certificates and authorities, once it is started and if it speaks TLS.
+    pub fn tls(&self) -> Option<ClientTls> {
+        self.running().as_ref().and_then(|running| running.tls.clone())
+    }
+
     /// Loads certificates, opens files and starts the consumers; connections are opened when there is
     /// something to send. To be called once.
     ///
@@ -185,6 +194,7 @@ impl Exporter {
         let mut running = Running {
             consumers: scope.child("consumers"),
             connections: scope.child("connections"),
+            tls: None,
             finished: None,
         };
         // Tasks that belong to no worker's connections run on the first.
@@ -196,11 +206,13 @@ impl Exporter {
                 let tls = settings.load_tls(&running.connections);
                 let tls = tls.map_err(|error| StartError::Tls { exporter: exporter(), error })?;
                 self.consume(&running, workers, |worker| settings.connect(tls.as_ref(), &on(worker)));
+                running.tls = tls;
             }
             Kind::OtlpHttp(settings) => {
                 let tls = settings.load_tls(&running.connections);
                 let tls = tls.map_err(|error| StartError::Tls { exporter: exporter(), error })?;
                 self.consume(&running, workers, |worker| settings.connect(tls.as_ref(), &on(worker)));
+                running.tls = tls;
             }
             Kind::Debug(config) => {
                 let log = Arc::new(debug::Log::new(&self.0.id, config));
@@ -330,12 +342,21 @@ fn wanted(queue: &SendingQueue, max_bytes: u64) -> Wanted {
         // Whose request failed could not be told otherwise.
         _ if !queue.enabled => Wanted { sizer: config::Sizer::Requests, max: 1, ..Wanted::up_to(max_bytes) },
         None => Wanted::up_to(OPPORTUNISTIC_BYTES.min(max_bytes)),
-        Some(Batching { flush_timeout, min_size, max_size, sizer, .. }) => Wanted {
-            sizer: *sizer,
-            min: *min_size,
-            max: if *max_size == 0 { u64::MAX } else { *max_size },
-            max_bytes,
-            flush_timeout: *flush_timeout,
+        Some(batch) => Wanted {
+            sizer: batch.sizer,
+            min: batch.min_size,
+            max: if batch.max_size == 0 { u64::MAX } else { batch.max_size },
+            max_bytes: merged_bytes(batch).min(max_bytes),
+            flush_timeout: batch.flush_timeout,
         },
+    }
+}
+
+/// How large merged requests may become: as large as is asked for in bytes, else what receivers take by
+/// default.
+fn merged_bytes(batch: &Batching) -> u64 {
+    match batch.sizer {
+        config::Sizer::Bytes => MERGED_BYTES.max(batch.min_size).max(batch.max_size),
+        config::Sizer::Items | config::Sizer::Requests => MERGED_BYTES,
     }
 }

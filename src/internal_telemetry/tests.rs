@@ -18,9 +18,8 @@ pub(super) fn busy(rule: &str) -> Telemetry {
     telemetry.exporter("otlp_grpc/a").sent[Signal::Logs].add(2);
     telemetry.processor("sampling").incoming[Signal::Metrics].add(1);
     telemetry.memory_limiter("memory_limiter").refused[Signal::Traces].add(1);
-    for signal in [Signal::Traces, Signal::Logs] {
-        telemetry.sampler("probabilistic_sampler").count(signal, "trace_id_hash", (true, 1));
-    }
+    telemetry.sampler("probabilistic_sampler").count(Signal::Traces, "trace_id_hash", (true, 1));
+    telemetry.sampler("probabilistic_sampler").count(Signal::Logs, "trace_id_hash", (false, 1));
     let column_of = |tenant: &str| telemetry.ledger().account(&TenantId::new(tenant).unwrap());
     let account = column_of("acme");
     let column = account.signal(Signal::Traces);

@@ -28,7 +28,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::OwnResource;
 use super::push::{HttpPost, PushError, connect, is_own, metadata};
-use crate::config::service::{self, Level, OtlpProtocol, OtlpPush};
+use crate::config::service::{self, BadPush, Level, OtlpProtocol, OtlpPush};
 use crate::otlp::Signal;
 use crate::tasks::Scope;
 
@@ -146,7 +146,7 @@ fn grpc_exporter(
         .with_metadata(metadata(otlp, own)?)
         .with_timeout(timeout)
         .build();
-    built.map_err(|_| PushError::Endpoint(otlp.endpoint.clone()))
+    built.map_err(|_| BadPush::Endpoint(otlp.endpoint.clone()).into())
 }
 
 /// Sends spans by [`HttpPost`]; the processor's thread has no runtime, so tasks of a scope do.

@@ -16,6 +16,40 @@ pub(super) struct Tally {
     pub(super) cost: usize,
     /// Met a legal shape that cannot be read or edited by ranges.
     pub(super) odd: bool,
+    /// The keys of all attributes met.
+    pub(super) keys: KeySet,
+}
+
+/// Which keys there may be among many: by length, and by two of their bytes.
+///
+/// One request has some dozens of keys. Of those it has not, most are told by the one, the rest by the other.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct KeySet {
+    lengths: u64,
+    bytes: u64,
+}
+
+impl KeySet {
+    #[inline(always)]
+    fn bits(key: &[u8]) -> Self {
+        // The end of a key tells more than its beginning, which is its namespace.
+        let byte = |back: usize| key.get(key.len().wrapping_sub(back)).copied().unwrap_or_default();
+        let mixed = byte(1).wrapping_mul(5).wrapping_add(byte(4));
+        Self { lengths: 1 << (key.len() % 64), bytes: 1 << (mixed % 64) }
+    }
+
+    #[inline(always)]
+    fn note(&mut self, key: &[u8]) {
+        let Self { lengths, bytes } = Self::bits(key);
+        self.lengths |= lengths;
+        self.bytes |= bytes;
+    }
+
+    /// False only if this key was not noted.
+    pub(super) fn may_have(self, key: &[u8]) -> bool {
+        let Self { lengths, bytes } = Self::bits(key);
+        self.lengths & lengths != 0 && self.bytes & bytes != 0
+    }
 }
 
 /// A set of field numbers below 32.
@@ -54,6 +88,7 @@ impl Tally {
             if !is_utf8(name) {
                 return Err(Flaw::Utf8);
             }
+            self.keys.note(name);
             return self.value(value, depth - 1);
         }
         self.attribute_slow(message, depth)
@@ -66,7 +101,7 @@ impl Tally {
         while let Some(key) = reader.key()? {
             match key {
                 attribute::KEY => {
-                    reader.text()?;
+                    self.keys.note(reader.text()?);
                     keys += 1;
                 }
                 attribute::VALUE => {
@@ -77,6 +112,9 @@ impl Tally {
                 attribute::KEY_INDEX => drop(reader.varint()?),
                 _ => skip_unknown(&mut reader, key, numbers(&[1, 2, 3]), depth)?,
             }
+        }
+        if keys == 0 {
+            self.keys.note(&[]);
         }
         self.odd |= keys > 1 || values > 1;
         Ok(())
@@ -93,7 +131,7 @@ impl Tally {
                     Err(Flaw::Utf8)
                 }
             }
-            [0x10 | 0x18, 0..0x80] => Ok(()),
+            [0x10 | 0x18, 0..0x80] | [0x18, 0x80..=0xff, 0..0x80] => Ok(()),
             [0x21, value @ ..] if value.len() == 8 => Ok(()),
             _ => self.value_slow(message, depth),
         }
@@ -213,5 +251,23 @@ impl Tally {
             (Kind::Fixed64s, FIXED64) => reader.fixed64().map(drop),
             _ => Err(Flaw::WireType),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_was_noted_may_be_there_and_most_others_are_not() {
+        let keys =
+            ["", "k", "ab", "http.route", "server.address", "user_agent.original", "gen_ai.usage.tokens"];
+        let mut set = KeySet::default();
+        keys.iter().for_each(|key| set.note(key.as_bytes()));
+        assert!(keys.iter().all(|key| set.may_have(key.as_bytes())));
+        let others = (0..1000).map(|n| format!("some.{}.{n}", "x".repeat(n % 30)));
+        let mistaken = others.filter(|other| set.may_have(other.as_bytes())).count();
+        assert!(mistaken < 50, "{mistaken} of 1000");
+        assert!(!KeySet::default().may_have(b""));
     }
 }

@@ -149,6 +149,11 @@ impl<'a> Draft<'a> {
         self.attribute(Owner::Item(item), name)
     }
 
+    /// Whether any item may have an attribute of this name: false only if none has.
+    pub fn may_have_item_attribute(&self, name: &str) -> bool {
+        !self.edits.item_edits.is_empty() || self.index.item_keys.may_have(name.as_bytes())
+    }
+
     /// The attributes of the resource with their keys, duplicates included, in the order they will have.
     pub fn resource_attributes(&self, part: PartId) -> Vec<(&str, Value<'_>)> {
         self.attributes(Owner::Part(part))
@@ -161,7 +166,7 @@ impl<'a> Draft<'a> {
 
     /// The fields of a span; `None` if the items are not spans.
     pub fn span(&self, item: ItemId) -> Option<SpanFields<'_>> {
-        let at = *self.index.spans.get(item.0 as usize)?;
+        let at = self.index.spans.get(item.0 as usize)?;
         let edit = self.edits.find_trace_state(self.item_edits(item));
         let trace_state = edit.map(|(_, edit)| self.edits.bytes(&edit.value));
         Some(SpanFields { at, request: self.request, trace_state })
@@ -169,7 +174,7 @@ impl<'a> Draft<'a> {
 
     /// The fields of a log record; `None` if the items are not log records.
     pub fn log(&self, item: ItemId) -> Option<LogFields<'_>> {
-        let at = *self.index.logs.get(item.0 as usize)?;
+        let at = self.index.logs.get(item.0 as usize)?;
         Some(LogFields { at, request: self.request })
     }
 

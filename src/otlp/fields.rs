@@ -11,7 +11,7 @@ pub(super) fn slice(request: &[u8], extent: Extent) -> &[u8] {
 /// The fields of one span.
 #[derive(Debug, Clone, Copy)]
 pub struct SpanFields<'a> {
-    pub(super) at: SpanAt,
+    pub(super) at: &'a SpanAt,
     pub(super) request: &'a [u8],
     pub(super) trace_state: Option<&'a [u8]>,
 }
@@ -86,7 +86,7 @@ impl<'a> SpanFields<'a> {
 /// The fields of one log record.
 #[derive(Debug, Clone, Copy)]
 pub struct LogFields<'a> {
-    pub(super) at: LogAt,
+    pub(super) at: &'a LogAt,
     pub(super) request: &'a [u8],
 }
 

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::check::Tally;
+use super::check::{KeySet, Tally};
 use super::normalize::normalize;
 use super::shapes::points_of;
 use super::walk::Walk;
@@ -136,6 +136,8 @@ pub struct Index {
     pub(super) scope_rests: Vec<Extent>,
     pub(super) metric_rests: Vec<Extent>,
     pub(super) points_rests: Vec<Extent>,
+    /// Of all items, their parts included.
+    pub(super) item_keys: KeySet,
     cost: usize,
     normalized: u64,
 }
@@ -203,7 +205,7 @@ impl Index {
         self.signal = Some(signal);
         let walked = Walk::new(self, request, limits).request(signal);
         match &walked {
-            Ok(tally) => self.cost = tally.cost,
+            Ok(tally) => (self.cost, self.item_keys) = (tally.cost, tally.keys),
             Err(_) => self.clear(),
         }
         walked
@@ -211,7 +213,7 @@ impl Index {
 
     fn clear(&mut self) {
         self.signal = None;
-        self.cost = 0;
+        (self.cost, self.item_keys) = (0, KeySet::default());
         recycle(&mut self.resources);
         recycle(&mut self.scopes);
         recycle(&mut self.metrics);

@@ -29,7 +29,7 @@ impl<'i, 'b> Walk<'i, 'b> {
     pub(super) fn new(index: &'i mut Index, bytes: &'b [u8], limits: &Limits) -> Self {
         let depth = limits.max_depth.clamp(16, Limits::MAX_DEPTH);
         // Strings and numbers together are never longer than the request.
-        let tally = Tally { cost: bytes.len(), odd: false };
+        let tally = Tally { cost: bytes.len(), ..Tally::default() };
         Self { index, bytes, tally, budget: limits.decoded_budget, depth }
     }
 
@@ -89,7 +89,9 @@ impl<'i, 'b> Walk<'i, 'b> {
                 }
                 Some(FIRST) => {
                     let message = frame(at.body, outer, &mut reader)?;
+                    let keys_of_items = self.tally.keys;
                     self.tally.message(self.body(message), &shapes::RESOURCE, self.depth - 2)?;
+                    self.tally.keys = keys_of_items;
                     self.tally.odd |= resource.replace(message).is_some();
                     self.index.resource_rests.push(message.extent());
                     mergeable = self.index.resource_rests.len();
@@ -140,7 +142,9 @@ impl<'i, 'b> Walk<'i, 'b> {
                 Some(FIRST) => {
                     scopes_seen += 1;
                     let message = frame(at.body, outer, &mut reader)?;
+                    let keys_of_items = self.tally.keys;
                     self.instrumentation_scope(message, &mut scope)?;
+                    self.tally.keys = keys_of_items;
                 }
                 Some(SCHEMA_URL) => drop(reader.text()?),
                 Some(key) => skip_unknown(&mut reader, key, numbers(&[1, 2, 3]), self.depth - 2)?,

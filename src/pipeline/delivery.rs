@@ -48,11 +48,13 @@ impl Deliveries {
         let reserved = match self.reserve(deadline).await {
             Ok(reserved) => reserved,
             Err(refusal) => {
+                // The words are the Collector's; dashboards and tests look for them.
+                tracing::warn!(name: "request.refused", "{refusal}");
                 self.refuse(reason(&refusal));
                 return Err(refusal);
             }
         };
-        let receipt = self.commit(reserved);
+        let receipt = self.commit(reserved, deadline);
         match receipt {
             None => Ok(0),
             Some(result) => await_result(result, deadline).await,
@@ -74,9 +76,10 @@ impl Deliveries {
     fn commit(
         &mut self,
         reserved: Vec<Reservation>,
+        deadline: Instant,
     ) -> Option<tokio::sync::oneshot::Receiver<crate::batch::Result>> {
         let awaited = self.list.iter().any(|delivery| delivery.exporter.awaits_results());
-        let (receipt, result) = if awaited { Some(Receipt::new()).unzip() } else { (None, None) };
+        let (receipt, result) = if awaited { Some(Receipt::until(deadline)).unzip() } else { (None, None) };
         for (Delivery { exporter, batches }, room) in self.list.drain(..).zip(reserved) {
             let receipt = receipt.as_ref().filter(|_| exporter.awaits_results());
             let batches = match receipt {

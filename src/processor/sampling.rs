@@ -116,7 +116,7 @@ fn decide(evaluator: &mut Evaluator, plan: &Plan, draft: &Draft<'_>, item: ItemI
         facts.trace_id = span.trace_id();
         facts.trace_state = span.trace_state();
         facts.flags = span.flags();
-        facts.name = Some(span.name());
+        facts.name = Some(span.name_bytes());
         facts.kind = Some(span.kind());
         facts.status = Some(span.status());
         facts.duration = Some(span.duration_nano());

@@ -86,6 +86,9 @@ struct State {
     woken: bool,
     /// A consumer sleeps until the oldest batch is due, so that another need not.
     timed: bool,
+    /// What the metrics have of this queue, in units of the sizer and in bytes; after a reload they have
+    /// the queue of the old configuration as well.
+    shown: (i64, i64),
 }
 
 impl Queue {
@@ -101,6 +104,7 @@ impl Queue {
             reservations: 0,
             woken: false,
             timed: false,
+            shown: (0, 0),
         };
         Self(Arc::new(Shared {
             state: Mutex::new(state),
@@ -277,15 +281,18 @@ impl Queue {
     fn release(&self, size: &Size) {
         let mut state = self.lock();
         state.room.give_back(size, Instant::now());
-        self.show(&state);
+        self.show(&mut state);
         drop(state);
         self.0.space.notify_one();
     }
 
-    fn show(&self, state: &State) {
-        let show = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        self.0.metrics.queue_size.set(show(state.room.used().by(state.room.bounds().sizer)));
-        self.0.metrics.queue_bytes.set(show(state.room.used().bytes));
+    fn show(&self, state: &mut State) {
+        let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let used = state.room.used();
+        let now = (signed(used.by(state.room.bounds().sizer)), signed(used.bytes));
+        let before = std::mem::replace(&mut state.shown, now);
+        self.0.metrics.queue_size.add(now.0 - before.0);
+        self.0.metrics.queue_bytes.add(now.1 - before.1);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -343,7 +350,7 @@ impl Reservation {
             batch.enter_queue();
             state.fifo.push(batch);
         }
-        self.queue.show(&state);
+        self.queue.show(&mut state);
         self.queue.wake_consumer(&mut state);
         let done = state.closed && state.reservations == 0;
         drop(state);

@@ -53,10 +53,10 @@ impl fmt::Display for Address {
 #[derive(Debug)]
 pub(super) enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
+    Unix(UnixListener, Arc<SocketFile>),
 }
 
-/// The file of a unix socket, removed when it is no longer listened on.
+/// The file of a unix socket, removed when nobody listens on it any longer.
 #[derive(Debug)]
 pub(super) struct SocketFile(PathBuf);
 
@@ -139,7 +139,7 @@ async fn bind_unix(path: &Path) -> io::Result<Listener> {
         }
         bound => bound,
     };
-    Ok(Listener::Unix(bound?, SocketFile(path.to_owned())))
+    Ok(Listener::Unix(bound?, Arc::new(SocketFile(path.to_owned()))))
 }
 
 /// What accepting needs besides the socket.

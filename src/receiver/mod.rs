@@ -110,28 +110,28 @@ pub struct Metrics {
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The endpoint is not one.
-    #[error("{endpoint:?}: {source}")]
+    #[error("{endpoint:?}: {error}")]
     Endpoint {
         /// As configured.
         endpoint: String,
         /// What is wrong.
-        source: BadEndpoint,
+        error: BadEndpoint,
     },
     /// The system does not let us listen there.
-    #[error("cannot listen on {endpoint}: {source}")]
+    #[error("cannot listen on {endpoint}: {error}")]
     Listen {
         /// As configured.
         endpoint: String,
         /// The system's answer.
-        source: io::Error,
+        error: io::Error,
     },
     /// The certificates cannot be used.
-    #[error("tls of {endpoint}: {source}")]
+    #[error("tls of {endpoint}: {error}")]
     Tls {
         /// As configured.
         endpoint: String,
         /// What is wrong.
-        source: TlsError,
+        error: TlsError,
     },
 }
 
@@ -161,6 +161,7 @@ pub struct Receiver {
     /// Owns the listening sockets.
     doors: Scope,
     addresses: Vec<(Transport, Address)>,
+    tls: Vec<(Transport, ServerTls)>,
 }
 
 impl Receiver {
@@ -202,6 +203,11 @@ impl Receiver {
     /// Where it listens.
     pub fn local_addrs(&self) -> &[(Transport, Address)] {
         &self.addresses
+    }
+
+    /// The certificates of its listeners.
+    pub fn tls(&self) -> &[(Transport, ServerTls)] {
+        &self.tls
     }
 
     /// Closes the listening sockets, which are free to be bound again when it returns; connections go on.
@@ -251,9 +257,11 @@ impl Bound {
         let scope = scope.child("receiver");
         let doors = scope.child("accept");
         let workers: Arc<[Worker]> = workers.all().into();
+        let mut secured = Vec::new();
         for door in self.doors {
             if let Some(tls) = &door.tls {
                 tls.watch(&scope);
+                secured.push((door.transport, tls.clone()));
             }
             let dealing = Dealing {
                 scope: scope.clone(),
@@ -269,7 +277,7 @@ impl Bound {
             let port = Arc::new(Port { service: Arc::new(service), rules: door.connections, tls: door.tls });
             doors.spawn("accept", listen::accept(door.listener, port, dealing));
         }
-        Receiver { scope, doors, addresses }
+        Receiver { scope, doors, addresses, tls: secured }
     }
 }
 
@@ -279,10 +287,10 @@ async fn open(
     sockets: &mut Sockets,
 ) -> Result<(Listener, Address, Option<ServerTls>), BindError> {
     let named = || endpoint.to_owned();
-    let tls = tls.transpose().map_err(|source| BindError::Tls { endpoint: named(), source })?;
+    let tls = tls.transpose().map_err(|error| BindError::Tls { endpoint: named(), error })?;
     let place = Endpoint::parse(endpoint, network)
-        .map_err(|source| BindError::Endpoint { endpoint: named(), source })?;
-    let refused = |source| BindError::Listen { endpoint: named(), source };
+        .map_err(|error| BindError::Endpoint { endpoint: named(), error })?;
+    let refused = |error| BindError::Listen { endpoint: named(), error };
     let listener = sockets.listen(&place).await.map_err(refused)?;
     let address = listener.address().map_err(refused)?;
     Ok((listener, address, tls))

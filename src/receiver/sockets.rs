@@ -5,13 +5,14 @@
 //! on by somebody who accepts.
 
 use std::io;
+use std::sync::Arc;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 
-use super::listen::Listener;
+use super::listen::{Listener, SocketFile};
 use crate::config::receiver::Endpoint;
 
-/// The TCP sockets of the configuration in force. Each change is a round: [`Sockets::begin`], binding,
+/// The sockets of the configuration in force. Each change is a round: [`Sockets::begin`], binding,
 /// then [`Sockets::commit`] or [`Sockets::roll_back`].
 #[derive(Debug, Default)]
 pub struct Sockets {
@@ -22,7 +23,7 @@ pub struct Sockets {
 #[derive(Debug)]
 struct Held {
     endpoint: Endpoint,
-    listener: std::net::TcpListener,
+    socket: Socket,
     opened: u64,
     used: u64,
 }
@@ -56,16 +57,39 @@ impl Sockets {
         let round = self.round;
         if let Some(held) = self.held.iter_mut().find(|held| held.used != round && held.serves(endpoint)) {
             held.used = round;
-            let shared = held.listener.try_clone()?;
-            return TcpListener::from_std(shared).map(Listener::Tcp);
+            return held.socket.share();
         }
-        let listener = match Listener::bind(endpoint).await? {
-            Listener::Tcp(listener) => listener.into_std()?,
-            unix => return Ok(unix),
-        };
-        let shared = listener.try_clone()?;
-        self.held.push(Held { endpoint: endpoint.clone(), listener, opened: round, used: round });
-        TcpListener::from_std(shared).map(Listener::Tcp)
+        let socket = Socket::new(Listener::bind(endpoint).await?)?;
+        let shared = socket.share();
+        self.held.push(Held { endpoint: endpoint.clone(), socket, opened: round, used: round });
+        shared
+    }
+}
+
+/// A listening socket that no runtime knows.
+#[derive(Debug)]
+enum Socket {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener, Arc<SocketFile>),
+}
+
+impl Socket {
+    fn new(listener: Listener) -> io::Result<Self> {
+        Ok(match listener {
+            Listener::Tcp(listener) => Socket::Tcp(listener.into_std()?),
+            Listener::Unix(listener, file) => Socket::Unix(listener.into_std()?, file),
+        })
+    }
+
+    /// The same socket for this runtime.
+    fn share(&self) -> io::Result<Listener> {
+        match self {
+            Socket::Tcp(listener) => TcpListener::from_std(listener.try_clone()?).map(Listener::Tcp),
+            Socket::Unix(listener, file) => {
+                let listener = UnixListener::from_std(listener.try_clone()?)?;
+                Ok(Listener::Unix(listener, file.clone()))
+            }
+        }
     }
 }
 
@@ -74,7 +98,8 @@ impl Held {
     fn serves(&self, wanted: &Endpoint) -> bool {
         let same_address = || {
             let Endpoint::Tcp { host, port, .. } = wanted else { return false };
-            let address = self.listener.local_addr().ok();
+            let Socket::Tcp(listener) = &self.socket else { return false };
+            let address = listener.local_addr().ok();
             address.is_some_and(|held| held.port() == *port && host.parse() == Ok(held.ip()))
         };
         self.endpoint == *wanted || same_address()

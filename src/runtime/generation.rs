@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::authentication::Credentials;
 use crate::config::ComponentId;
 use crate::exporter::Exporter;
-use crate::pipeline::{Entrance, Graph, Request, Transport};
+use crate::internal_telemetry::Telemetry;
+use crate::internal_telemetry::traces::request_span;
+use crate::pipeline::{Accepted, Entrance, Graph, Refusal, Request, Transport};
 use crate::receiver::{Arrival, Bound, Hooks, Metrics, Receiver, Sockets};
 use crate::tasks::{Scope, Workers};
 
@@ -66,6 +69,22 @@ impl Generation {
             receiver.local_addrs().iter().map(named).collect::<Vec<_>>()
         };
         self.receivers.iter().flat_map(of).collect()
+    }
+
+    /// Shows how reloading certificates goes, of every listener and every exporter that has any.
+    pub(super) fn show_tls(&self, telemetry: &Telemetry) {
+        for (id, receiver) in &self.receivers {
+            for (transport, tls) in receiver.tls() {
+                let tls = tls.clone();
+                let component = format!("receiver/{id}/{}", transport.as_str());
+                telemetry.watch_tls(&component, move || tls.failed_reloads());
+            }
+        }
+        for exporter in &self.exporters {
+            if let Some(tls) = exporter.tls() {
+                telemetry.watch_tls(&format!("exporter/{}", exporter.id()), move || tls.failed_reloads());
+            }
+        }
     }
 
     /// Takes no more data, then delivers until `deadline`; the rest is dropped and counted.
@@ -156,6 +175,17 @@ impl Retired {
     }
 }
 
+/// Writes on the request's span how it ended.
+fn note(span: &tracing::Span, result: &Result<Accepted, Refusal>) {
+    if span.is_disabled() {
+        return;
+    }
+    match result {
+        Ok(accepted) => span.record("items", accepted.items).record("outcome", "accepted"),
+        Err(_) => span.record("outcome", "refused"),
+    };
+}
+
 fn serve(bound: Bound, entrance: Entrance, scope: &Scope, workers: &Workers) -> Receiver {
     let metrics = Metrics {
         grpc: entrance.metrics(Transport::Grpc).clone(),
@@ -167,7 +197,14 @@ fn serve(bound: Bound, entrance: Entrance, scope: &Scope, workers: &Workers) -> 
         admit: move |arrival: &Arrival<'_>| admitting.admit(arrival.signal),
         accept: move |request: Request| {
             let entrance = accepting.clone();
-            async move { entrance.accept(request).await }
+            let span = request_span(request.signal, request.transport.as_str(), &request.headers);
+            let told = span.clone();
+            async move {
+                let result = entrance.accept(request).await;
+                note(&told, &result);
+                result
+            }
+            .instrument(span)
         },
     };
     bound.serve(hooks, scope, workers, metrics)

@@ -19,6 +19,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::admin::Readiness;
+use crate::config::service;
+use crate::internal_telemetry::logging::Log;
 use crate::internal_telemetry::{LogFormat, OwnResource, Telemetry, Traces, logging, push};
 use crate::outcome::{Books, DroppedReason};
 use crate::receiver::Sockets;
@@ -57,6 +59,9 @@ impl Options {
 const BAD_CONFIG: u8 = 78;
 /// The program failed while it ran, as sysexits has it.
 const FAILED: u8 = 70;
+/// Earlier configurations that may deliver at a time: each can hold its queues' bounds in memory, and a
+/// destination that is dead must not keep its own correction out.
+const MAX_RETIRED: usize = 4;
 /// What is granted past the drain to tasks that should have ended.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
@@ -111,6 +116,9 @@ pub struct Collector {
     generation: Generation,
     retired: Vec<Retired>,
     traces: Option<Traces>,
+    log: Log,
+    /// The part of the configuration that only a restart can change, as it is in force.
+    own: service::Telemetry,
 }
 
 impl Collector {
@@ -154,6 +162,7 @@ impl Collector {
         let mut sockets = Sockets::default();
         sockets.begin();
         let generation = Generation::start(graph, &scope, &workers, &mut sockets).await?;
+        generation.show_tls(&telemetry);
         readiness.set_ready();
         let retired = Vec::new();
         let collector = Self {
@@ -168,6 +177,8 @@ impl Collector {
             generation,
             retired,
             traces,
+            log,
+            own: config.service.telemetry.clone(),
         };
         let addresses = collector.announcement();
         let version = env!("CARGO_PKG_VERSION");
@@ -179,9 +190,9 @@ impl Collector {
     /// sockets, and what the old one accepted is delivered in the background.
     pub async fn reload(&mut self) {
         self.retired.retain(|retired| !retired.is_drained());
-        if let Some(retired) = self.retired.first() {
-            let items = retired.items();
-            tracing::error!(name: "config.refused", items, "an earlier configuration is still delivering; try again later");
+        if self.retired.len() >= MAX_RETIRED {
+            let items = self.retired.iter().map(Retired::items).sum::<u64>();
+            tracing::error!(name: "config.refused", items, "{MAX_RETIRED} earlier configurations are still delivering; try again later");
             return;
         }
         match self.replace().await {
@@ -216,9 +227,30 @@ impl Collector {
         }
         self.sockets.commit();
         self.policies.switch(&checked, &self.scope).await;
+        next.show_tls(&self.telemetry);
+        self.follow(&checked.config.service.telemetry);
         let old = std::mem::replace(&mut self.generation, next);
         self.retired.push(old.retire(&self.scope, self.options.shutdown_grace));
         Ok(())
+    }
+
+    /// Takes over what can change while the program runs, and says so if there is more.
+    fn follow(&mut self, wanted: &service::Telemetry) {
+        self.log.set_level(wanted.logs.level);
+        self.own.logs.level = wanted.logs.level;
+        // Prometheus endpoints are surfaces, which follow by themselves.
+        let fixed = |own: &service::Telemetry| {
+            let pushed = |reader: &&service::Reader| reader.periodic.is_some();
+            let readers: Vec<_> = own.metrics.active_readers().iter().filter(pushed).cloned().collect();
+            (own.logs.clone(), readers, own.traces.clone(), own.resource.clone())
+        };
+        if fixed(&self.own) != fixed(wanted) {
+            tracing::warn!(
+                name: "config.restart_needed",
+                "service.telemetry changed: logs (except their level), pushed metrics, traces and resource \
+                 stay as they are until a restart"
+            );
+        }
     }
 
     /// Stops taking data, delivers what was accepted until the grace ends, counts the rest as dropped.
@@ -297,7 +329,7 @@ fn report(books: &Books, scope: &Scope) {
 /// Before there is a log, people read stderr.
 #[allow(clippy::print_stderr, reason = "the log is not set up yet, or the program ends here")]
 fn refuse(problems: &Problems) -> ExitCode {
-    eprint!("{problems}");
+    eprintln!("{problems}");
     ExitCode::from(BAD_CONFIG)
 }
 

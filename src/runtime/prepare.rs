@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::config::extensions::Policies as PoliciesExtension;
 use crate::internal_telemetry::Telemetry;
 use crate::pipeline::Graph;
-use crate::policies::watch::{Place, Prepare};
+use crate::policies::watch::Place;
 use crate::policies::{self, InForce, Plan};
 use crate::sampling;
 use crate::tenant::Directory;
@@ -97,22 +97,15 @@ pub(super) fn check_to_reload(
 }
 
 fn load(place: Place, running: &Running) -> Result<Arc<InForce>, Problems> {
-    InForce::load(place, prepare(running.clone()))
-}
-
-/// How every policies text is checked: read, compiled, and its embedded tests run.
-fn prepare(running: Running) -> Box<Prepare> {
-    Box::new(move |source: &Source| {
-        let now = jiff::Timestamp::now();
-        let running = running.load_full();
-        let running = running.as_ref().map(|running| running.as_slice());
-        let (plan, warnings) = policies::parse_for(source, now, running)?;
-        let failed = sampling::run_tests(&plan, now);
-        match failed.is_empty() {
-            true => Ok((plan, warnings)),
-            false => Err(failed),
-        }
-    })
+    let running = running.clone();
+    InForce::load(
+        place,
+        Box::new(move |text: &Source| {
+            let running = running.load_full();
+            let running = running.as_ref().map(|running| running.as_slice());
+            sampling::prepare(text, jiff::Timestamp::now(), running)
+        }),
+    )
 }
 
 fn checked(

@@ -1,8 +1,13 @@
 //! What operators and probes connect to: metrics, health, the admin API.
 //!
-//! A surface whose address the new configuration keeps stays as it is.
+//! A surface whose address the new configuration keeps keeps its socket and connections; only what it
+//! answers changes.
 
-use crate::admin::{self, Api, HealthCheck, Readiness, Server};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::admin::{self, Api, Handler, HealthCheck, Question, Readiness, Server};
 use crate::config::Config;
 use crate::config::service::Prometheus;
 use crate::internal_telemetry::Telemetry;
@@ -28,6 +33,7 @@ struct Surface {
     wanted: Wanted,
     address: String,
     scope: Scope,
+    answers: Arc<ArcSwap<Handler>>,
 }
 
 /// A surface the configuration asks for.
@@ -69,17 +75,37 @@ impl Wanted {
     }
 
     async fn start(self, sources: &Sources, scope: &Scope) -> anyhow::Result<Surface> {
-        let endpoint = self.endpoint();
-        let server = Server::bind(&endpoint).await?;
+        let server = Server::bind(&self.endpoint()).await?;
         let address = server.address().to_string();
         let scope = scope.child(self.name());
-        let handler = match &self {
+        let answers = Arc::new(ArcSwap::from_pointee(self.handler(sources)));
+        let current = answers.clone();
+        server.start(&scope, Arc::new(move |question: &Question| (current.load())(question)));
+        Ok(Surface { wanted: self, address, scope, answers })
+    }
+
+    fn handler(&self, sources: &Sources) -> Handler {
+        match self {
             Wanted::Metrics(reader) => admin::metrics(&sources.telemetry, reader),
             Wanted::Health(health) => HealthCheck::handler(health, &sources.readiness),
-            Wanted::Admin(_) => sources.api().handler(&endpoint),
-        };
-        server.start(&scope, handler);
-        Ok(Surface { wanted: self, address, scope })
+            Wanted::Admin(_) => sources.api().handler(&self.endpoint()),
+        }
+    }
+}
+
+impl Surface {
+    /// Whether it can go on as `wanted`: the same kind, at what was asked for or at the very address.
+    fn serves(&self, wanted: &Wanted) -> bool {
+        let endpoint = wanted.endpoint();
+        self.wanted.name() == wanted.name()
+            && (self.wanted.endpoint() == endpoint || self.address == endpoint)
+    }
+
+    fn turn_into(&mut self, wanted: Wanted, sources: &Sources) {
+        if self.wanted != wanted {
+            self.answers.store(Arc::new(wanted.handler(sources)));
+            self.wanted = wanted;
+        }
     }
 }
 
@@ -89,8 +115,8 @@ impl Sources {
         Api {
             telemetry: self.telemetry.clone(),
             readiness: self.readiness.clone(),
-            revisions: std::sync::Arc::new(move || revisions.revisions()),
-            effective_policies: std::sync::Arc::new(move |tenant| effective.effective(tenant)),
+            revisions: Arc::new(move || revisions.revisions()),
+            effective_policies: Arc::new(move |tenant| effective.effective(tenant)),
         }
     }
 }
@@ -105,18 +131,31 @@ impl Surfaces {
         Ok(Self { sources, list })
     }
 
-    /// Opens what is new, then closes what is not wanted any more. On failure everything stays.
+    /// Opens what is new, then changes what stays and closes what is not wanted any more. On failure
+    /// everything stays as it was.
     pub(super) async fn replace(&mut self, config: &Config, scope: &Scope) -> anyhow::Result<()> {
-        let wanted = Wanted::all(config);
-        let mut opened = Vec::new();
-        for new in wanted.iter().filter(|wanted| !self.list.iter().any(|surface| surface.wanted == **wanted))
-        {
-            opened.push(new.clone().start(&self.sources, scope).await?);
+        let mut left: Vec<Option<Surface>> = Vec::new();
+        let (mut stay, mut opened) = (Vec::new(), Vec::new());
+        let mut taken = vec![false; self.list.len()];
+        for wanted in Wanted::all(config) {
+            let found = (0..self.list.len()).find(|at| !taken[*at] && self.list[*at].serves(&wanted));
+            match found {
+                Some(at) => {
+                    taken[at] = true;
+                    stay.push((at, wanted));
+                }
+                None => opened.push(wanted.start(&self.sources, scope).await?),
+            }
         }
-        let (kept, closed) = self.list.drain(..).partition(|surface| wanted.contains(&surface.wanted));
-        self.list = kept;
+        left.extend(self.list.drain(..).map(Some));
+        for (at, wanted) in stay {
+            if let Some(mut surface) = left[at].take() {
+                surface.turn_into(wanted, &self.sources);
+                self.list.push(surface);
+            }
+        }
         self.list.extend(opened);
-        for surface in closed as Vec<Surface> {
+        for surface in left.into_iter().flatten() {
             surface.scope.close(tokio::time::Instant::now() + super::STOP_GRACE).await;
         }
         Ok(())

@@ -86,7 +86,7 @@ fn find(plan: &Plan, given: &Given, now: Timestamp) -> Found {
         trace_id: None,
         trace_state: "",
         flags: 0,
-        name: given.name.as_deref(),
+        name: given.name.as_deref().map(str::as_bytes),
         kind: given.kind.map(i32::from),
         status: given.status.map(i32::from),
         duration: given.duration,

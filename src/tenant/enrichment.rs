@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use http::HeaderMap;
 
-use crate::otlp::{Draft, ItemId, PartId};
+use crate::otlp::{Draft, ItemId, PartId, Value};
 use crate::policies::{Enrichment, ModelField, Origin};
 
 /// Name and version, as far as known.
@@ -20,19 +20,56 @@ const MIXED: u16 = u16::MAX;
 /// `part` is the first of the pieces.
 pub(super) fn write_model(enrichment: &Enrichment, headers: &HeaderMap, draft: &mut Draft<'_>, part: PartId) {
     let fields = [&enrichment.model_name, &enrichment.model_version];
-    let asks_items = fields.iter().any(|field| asks_items(field, headers, draft, part));
-    if !asks_items {
-        let model = fields.map(|field| find(field, headers, draft, (part, None)).map(Cow::into_owned));
-        set(fields, draft, part, &model);
-        return;
+    let settled = fields.map(|field| Settled::of(field, headers, draft, part));
+    if settled.iter().all(|settled| settled.asked.is_empty()) {
+        return set(fields, draft, part, &settled.map(|settled| settled.otherwise));
     }
-    let (models, numbers) = number(fields, headers, draft, part);
+    let (models, numbers) = number(&settled, draft, part);
     let mut numbers = numbers.into_iter();
     let pieces = draft.split(part, |_draft, _item| numbers.next().unwrap_or(MIXED));
     for (number, piece) in pieces.made {
         if let Some(model) = models.get(usize::from(number)) {
             set(fields, draft, piece, model);
         }
+    }
+}
+
+/// What can be said of one field of a part's model without its items.
+struct Settled<'p> {
+    /// The item attributes that come first, as far as any item may have them.
+    asked: Vec<&'p str>,
+    /// What resource and headers say where an item has none of those.
+    otherwise: Option<String>,
+}
+
+impl<'p> Settled<'p> {
+    fn of(field: &'p ModelField, headers: &HeaderMap, draft: &Draft<'_>, part: PartId) -> Self {
+        let mut asked = Vec::new();
+        for origin in &field.from {
+            let text = match origin {
+                Origin::Attribute(key) => {
+                    asked.extend(draft.may_have_item_attribute(key).then_some(key.as_str()));
+                    None
+                }
+                Origin::Resource(key) => draft.resource_attribute(part, key).map(Value::to_text),
+                Origin::Header(name) => {
+                    headers.get(name).and_then(|value| value.to_str().ok()).map(Cow::Borrowed)
+                }
+            };
+            if let Some(text) = text.filter(|text| !text.is_empty()) {
+                return Self { asked, otherwise: Some(text.into_owned()) };
+            }
+        }
+        Self { asked, otherwise: None }
+    }
+
+    /// What an item says, which may be what all say that say nothing.
+    fn ask<'d>(&'d self, draft: &'d Draft<'_>, item: ItemId) -> Option<Cow<'d, str>> {
+        let said = self.asked.iter().find_map(|key| {
+            let text = draft.item_attribute(item, key)?.to_text();
+            (!text.is_empty()).then_some(text)
+        });
+        said.or(self.otherwise.as_deref().map(Cow::Borrowed))
     }
 }
 
@@ -46,8 +83,7 @@ fn set(fields: [&ModelField; 2], draft: &mut Draft<'_>, part: PartId, model: &[O
 
 /// The models of a part's items, and for each item in order the number of its model.
 fn number(
-    fields: [&ModelField; 2],
-    headers: &HeaderMap,
+    settled: &[Settled<'_>; 2],
     draft: &Draft<'_>,
     part: PartId,
 ) -> (Vec<[Option<String>; 2]>, Vec<u16>) {
@@ -55,7 +91,7 @@ fn number(
     let mut numbers: Vec<u16> = Vec::new();
     let mut last: Option<(Model<'_>, u16)> = None;
     for item in draft.items(part) {
-        let model = fields.map(|field| find(field, headers, draft, (part, Some(item))));
+        let model = settled.each_ref().map(|settled| settled.ask(draft, item));
         let number = match &last {
             Some((same, number)) if *same == model => *number,
             _ => {
@@ -75,40 +111,4 @@ fn number(
         models[usize::from(number)] = model.map(|text| text.map(Cow::into_owned));
     }
     (models, numbers)
-}
-
-/// Whether the items have a say: no origin before the first item attribute gives a value.
-fn asks_items(field: &ModelField, headers: &HeaderMap, draft: &Draft<'_>, part: PartId) -> bool {
-    for origin in &field.from {
-        match origin {
-            Origin::Attribute(_) => return true,
-            origin if look(origin, headers, draft, (part, None)).is_some() => return false,
-            _ => {}
-        }
-    }
-    false
-}
-
-/// The first origin that gives a value which is not empty.
-fn find<'d>(
-    field: &ModelField,
-    headers: &'d HeaderMap,
-    draft: &'d Draft<'_>,
-    place: (PartId, Option<ItemId>),
-) -> Option<Cow<'d, str>> {
-    field.from.iter().find_map(|origin| look(origin, headers, draft, place))
-}
-
-fn look<'d>(
-    origin: &Origin,
-    headers: &'d HeaderMap,
-    draft: &'d Draft<'_>,
-    (part, item): (PartId, Option<ItemId>),
-) -> Option<Cow<'d, str>> {
-    let text = match origin {
-        Origin::Resource(key) => draft.resource_attribute(part, key)?.to_text(),
-        Origin::Attribute(key) => draft.item_attribute(item?, key)?.to_text(),
-        Origin::Header(name) => headers.get(name)?.to_str().ok()?.into(),
-    };
-    (!text.is_empty()).then_some(text)
 }

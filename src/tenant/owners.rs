@@ -50,8 +50,8 @@ impl Owners {
     pub(super) fn group_of(&mut self, tenant: &Arc<Tenant>) -> u32 {
         let last = self.groups() - 1;
         // Most requests have one tenant, and resources of one tenant stand together.
-        if self.owner(last).id == tenant.id {
-            return last;
+        if let Some(near) = [last, 0].into_iter().find(|group| self.owner(*group).id == tenant.id) {
+            return near;
         }
         let next = self.groups();
         let group = *self.by_id.entry(tenant.id.clone()).or_insert(next);

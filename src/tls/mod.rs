@@ -30,12 +30,12 @@ use crate::config::tls::{Offer, Version};
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The file cannot be read.
-    #[error("{path}: {source}")]
+    #[error("{path}: {error}")]
     Read {
         /// The file.
         path: PathBuf,
         /// The system's answer.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// A key of the configuration is missing.
     #[error("`{0}` is needed")]
@@ -47,12 +47,12 @@ pub enum TlsError {
         key: &'static str,
     },
     /// The authorities cannot be used to check anybody.
-    #[error("{key}: {source}")]
+    #[error("{key}: {error}")]
     Authorities {
         /// The key of the configuration that names them.
         key: &'static str,
         /// What is wrong.
-        source: rustls::server::VerifierBuilderError,
+        error: rustls::server::VerifierBuilderError,
     },
     /// `server_name_override` is neither a host name nor an address.
     #[error("server_name_override: {name:?} is neither a host name nor an address")]

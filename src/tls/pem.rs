@@ -125,7 +125,7 @@ fn read(place: &Option<Place>) -> Result<Option<Vec<u8>>, TlsError> {
         Some(Place::Text(text)) => Ok(Some(text.clone())),
         Some(Place::File(path)) => match std::fs::read(path) {
             Ok(text) => Ok(Some(text)),
-            Err(source) => Err(TlsError::Read { path: path.clone(), source }),
+            Err(error) => Err(TlsError::Read { path: path.clone(), error }),
         },
     }
 }

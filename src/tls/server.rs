@@ -78,7 +78,7 @@ fn build(config: &TlsServer, alpn: &[Vec<u8>], pems: &Pems) -> Result<ServerConf
             believe(&mut roots, text, "client_ca_file")?;
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
                 .build()
-                .map_err(|source| TlsError::Authorities { key: "client_ca_file", source })?;
+                .map_err(|error| TlsError::Authorities { key: "client_ca_file", error })?;
             builder.with_client_cert_verifier(verifier)
         }
     };

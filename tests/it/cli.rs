@@ -110,6 +110,22 @@ fn the_demo_runs_without_a_terminal_drains_and_balances() {
     assert!(sums.starts_with("received ") && sums.ends_with("balanced"), "{out}");
 }
 
+/// `TOLLGATE_BLESS=1` rewrites the golden file.
+#[test]
+fn the_help_is_the_golden_one() {
+    let mut text = String::new();
+    for command in [&["--help"][..], &["run", "--help"], &["validate", "--help"], &["demo", "--help"]] {
+        let (code, out, _) = tollgate(command);
+        assert_eq!(code, Some(0));
+        text.push_str(&format!("$ tollgate {}\n{out}\n", command.join(" ")));
+    }
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/help.txt");
+    if std::env::var_os("TOLLGATE_BLESS").is_some() {
+        std::fs::write(golden, &text).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(golden).unwrap(), text);
+}
+
 #[test]
 fn help_names_every_command_and_variable() {
     let (code, out, _) = tollgate(&["--help"]);

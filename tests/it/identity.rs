@@ -231,7 +231,7 @@ async fn a_mismatch_ends_as_the_policies_say() {
 async fn a_certificate_sends_as_the_tenant_in_its_name() {
     let (sink, folder) = (Sink::start().await, tempfile::tempdir().unwrap());
     let authority = Authority::new();
-    let server = authority.sign("localhost", None);
+    let server = authority.sign("localhost");
     for (name, text) in [("ca", authority.pem()), ("cert", server.cert), ("key", server.key)] {
         std::fs::write(folder.path().join(name), text).unwrap();
     }
@@ -252,7 +252,7 @@ identity:
 rules: []
 ";
     let tollgate = Tollgate::with(&config).policies(policies).start().await;
-    let spiffe = |rest: &str| authority.sign("client", Some(&format!("spiffe://prod.example/{rest}")));
+    let spiffe = |rest: &str| authority.sign_uri(&format!("spiffe://prod.example/{rest}"));
     let (acme, gateway) = (spiffe("ns/acme/sa/agent"), spiffe("ns/gateway/sa/otel"));
     let ca = authority.pem();
     let (address, ca) = (tollgate.address("otlp/http"), ca.as_str());
@@ -268,12 +268,12 @@ rules: []
     for (name, tenant) in [("m1", "acme"), ("m2", "acme"), ("m3", "globex"), ("m4", "gateway")] {
         assert_eq!(tenant_of(&sink, name).await, tenant, "{name}");
     }
-    let strange = [spiffe("ns/acme"), spiffe("x/ns/acme/sa/a"), authority.sign("acme", None)];
+    let strange = [spiffe("ns/acme"), spiffe("x/ns/acme/sa/a"), authority.sign("acme")];
     for own in &strange {
         assert_eq!(post(Some(own), &claim, "acme", "s").await, Some(401));
     }
     assert_eq!(post(None, &claim, "acme", "s").await, None, "no certificate, no conversation");
-    let other = Authority::new().sign("client", Some("spiffe://prod.example/ns/acme/sa/agent"));
+    let other = Authority::new().sign_uri("spiffe://prod.example/ns/acme/sa/agent");
     assert_eq!(post(Some(&other), &claim, "acme", "s").await, None, "another authority");
     tollgate.settled().await;
     tollgate.stop().await;

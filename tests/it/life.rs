@@ -103,8 +103,51 @@ async fn sighup_with_a_bad_configuration_changes_nothing() {
     tollgate.stop().await;
 }
 
+/// A cgroup with a CPU quota of one processor: version 2, else 1; `None` where the machine allows neither.
+fn cgroup_of_one_cpu() -> Option<std::path::PathBuf> {
+    let name = format!("tollgate-it-{}", std::process::id());
+    let (v2, v1) = (std::path::Path::new("/sys/fs/cgroup"), std::path::Path::new("/sys/fs/cgroup/cpu"));
+    let limit = |root: &std::path::Path, files: &[(&str, &str)]| {
+        let group = root.join(&name);
+        std::fs::create_dir(&group).ok()?;
+        let set = files
+            .iter()
+            .all(|(file, text)| group.join(file).exists() && std::fs::write(group.join(file), text).is_ok());
+        if !set {
+            std::fs::remove_dir(&group).ok()?;
+        }
+        set.then_some(group)
+    };
+    let v2_quota = || {
+        v2.join("cgroup.controllers").exists().then(|| limit(v2, &[("cpu.max", "100000 100000")])).flatten()
+    };
+    let v1_quota = || limit(v1, &[("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "100000")]);
+    v2_quota().or_else(|| v1.exists().then(v1_quota).flatten())
+}
+
+#[tokio::test]
+async fn worker_threads_follow_the_cpu_quota() {
+    let sink = Sink::start().await;
+    let group = cgroup_of_one_cpu();
+    let enter =
+        group.as_ref().map(|group| format!("echo $$ > {}/cgroup.procs && exec \"$@\"", group.display()));
+    let start = Tollgate::with(&gate(&sink));
+    let start = match &enter {
+        Some(enter) => start.by(&["sh", "-c", enter, "sh"]),
+        // Without the right to make cgroups, the affinity stands for the quota.
+        None => start.by(&["taskset", "-c", "0"]),
+    };
+    let tollgate = start.start().await;
+    assert_eq!(tollgate.event("ready").unwrap()["workers"], 1);
+    assert_eq!(tollgate.metrics().await.sum("tollgate_workers", &[]), 1.0);
+    tollgate.stop().await;
+    if let Some(group) = group {
+        std::fs::remove_dir(group).unwrap();
+    }
+}
+
 /// The receiver section of a running Tollgate, with the ports it got.
-fn at(tollgate: &Tollgate) -> String {
+pub fn at(tollgate: &Tollgate) -> String {
     let (grpc, http) = (tollgate.address("otlp/grpc"), tollgate.address("otlp/http"));
     format!(
         "\nreceivers: {{ otlp: {{ protocols: {{ grpc: {{ endpoint: '{grpc}' }}, http: {{ endpoint: '{http}' }} }} }} }}\n"

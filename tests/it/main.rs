@@ -10,6 +10,7 @@
 )]
 
 mod backpressure;
+mod batching;
 mod cli;
 mod clients;
 mod documents;
@@ -19,4 +20,8 @@ mod harness;
 mod identity;
 mod layers;
 mod life;
+mod own_telemetry;
+mod processors;
+mod reload;
 mod sampling;
+mod tls;

@@ -234,13 +234,17 @@ impl Findings {
     }
 
     fn queue(&mut self, queue: &SendingQueue) {
+        let range = Problem::Range { value: queue.max_bytes.0.to_string(), range: "1KiB and more" };
+        self.add_if(queue.max_bytes.0 < 1024, "sending_queue.max_bytes", range);
+        // The Collector, too, does not look at the other keys then.
+        if !queue.enabled {
+            return;
+        }
         let value = queue.num_consumers.to_string();
         let range = Problem::Range { value, range: "1 to 1000" };
         self.add_if(!(1..=1000).contains(&queue.num_consumers), "sending_queue.num_consumers", range);
         let range = Problem::Range { value: "0".into(), range: "1 and more" };
         self.add_if(queue.queue_size == 0, "sending_queue.queue_size", range);
-        let range = Problem::Range { value: queue.max_bytes.0.to_string(), range: "1KiB and more" };
-        self.add_if(queue.max_bytes.0 < 1024, "sending_queue.max_bytes", range);
         let storage = queue.storage.as_ref().is_some_and(|storage| !storage.is_empty());
         self.add_if(storage, "sending_queue.storage", Problem::NotYet("a queue on disk is"));
         if let Some(batch) = &queue.batch {
@@ -268,6 +272,7 @@ impl Findings {
             return;
         }
         self.positive("retry_on_failure.initial_interval", retry.initial_interval);
+        self.positive("retry_on_failure.max_interval", retry.max_interval);
         let factor = retry.randomization_factor;
         let range = Problem::Range { value: factor.to_string(), range: "0 to 1" };
         self.add_if(!(0.0..=1.0).contains(&factor), "retry_on_failure.randomization_factor", range);

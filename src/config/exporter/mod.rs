@@ -235,8 +235,8 @@ impl Headers {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Debug {
-    /// How much is told: `basic` one event per batch with its counts, `normal` and `detailed` also the
-    /// batch itself as OTLP/JSON, on one line and indented. The text shows attribute values: not for
+    /// How much is told: `basic` one event per batch with its counts, `normal` also one per item as
+    /// OTLP/JSON, `detailed` also the whole batch, indented. The last two show attribute values: not for
     /// production. Default: basic. Range: basic, normal, detailed.
     pub verbosity: Verbosity,
     /// How many batches a second are told before sampling starts. Default: 2.
@@ -264,9 +264,9 @@ impl Default for Debug {
 pub enum Verbosity {
     /// Counts.
     Basic,
-    /// The data on one line.
+    /// One line for each item.
     Normal,
-    /// The data, indented.
+    /// The whole batch, indented.
     Detailed,
 }
 

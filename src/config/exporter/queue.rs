@@ -77,7 +77,8 @@ pub struct Batching {
     /// Sent as soon as this much of one signal is there. Default: 8192.
     pub min_size: u64,
     /// No request is merged above this; one batch that is larger by itself is sent as it is. 0 means no
-    /// limit. Default: 0. Range: 0, or at least `min_size`.
+    /// limit of items. Whatever it is, requests are merged up to 4 MiB, which receivers take by default,
+    /// unless a size in bytes asks for more. Default: 0. Range: 0, or at least `min_size`.
     pub max_size: u64,
     /// The unit of `min_size` and `max_size`. Default: items. Range: items, bytes.
     pub sizer: Sizer,
@@ -120,7 +121,7 @@ pub struct RetryOnFailure {
     pub randomization_factor: f64,
     /// Each wait is this many times the one before. Default: 1.5. Range: at least 1.
     pub multiplier: f64,
-    /// The longest wait, unless the destination asks for a longer one. Default: 30s.
+    /// The longest wait, unless the destination asks for a longer one. Default: 30s. Range: above 0.
     #[serde(with = "crate::units::duration")]
     #[schemars(schema_with = "crate::units::duration::schema")]
     pub max_interval: Duration,

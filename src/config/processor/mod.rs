@@ -136,8 +136,8 @@ pub struct Batch {
     /// The number of items after which a batch waits no longer; 0 means no batch waits.
     /// Default: 8192.
     pub send_batch_size: u32,
-    /// The most items in one batch; 0 means no limit. Default: 0. Range: 0, or at least
-    /// `send_batch_size`.
+    /// The most items in one batch; 0 means no limit of items. Whatever it is, batches are merged up to
+    /// 4 MiB, which receivers take by default. Default: 0. Range: 0, or at least `send_batch_size`.
     pub send_batch_max_size: u32,
     /// Keys of client metadata; batches hold data of equal values only. Default: none.
     pub metadata_keys: Vec<String>,

@@ -3,6 +3,7 @@
 //! Keys and defaults are the Collector's; numbers of milliseconds are the declarative
 //! configuration's, which has no durations.
 
+mod push;
 mod resource;
 
 use std::borrow::Cow;
@@ -14,6 +15,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use push::BadPush;
 pub use resource::{BadResource, Resource};
 
 use crate::yaml::{Node, Problems, join_index};
@@ -440,6 +442,12 @@ impl Telemetry {
             if batch.max_export_batch_size > batch.max_queue_size {
                 let at = format!("traces.processors[{i}].batch.max_export_batch_size");
                 error(&at, "must not be above max_queue_size");
+            }
+        }
+        for (at, otlp) in self.pushes() {
+            for bad in otlp.check() {
+                let at = format!("{at}.{}", bad.key());
+                error(&at, &bad.to_string());
             }
         }
         if self.logs.sampling.enabled && self.logs.sampling.tick.is_zero() {

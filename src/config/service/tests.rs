@@ -96,3 +96,31 @@ fn what_cannot_work_is_reported_where_it_stands() {
         "traces.processors[0].batch.max_export_batch_size: must not be above max_queue_size",
     );
 }
+
+#[test]
+fn every_destination_that_cannot_be_meant_is_reported_with_its_place() {
+    let (_, problems) = read(
+        "
+metrics:
+  readers:
+    - periodic: {exporter: {otlp: {endpoint: 'http://'}}}
+    - periodic: {exporter: {otlp: {endpoint: 'ftp://a:1', headers: [{name: k, value: v}, {name: a b}, {name: k-bin}]}}}
+traces:
+  processors:
+    - batch: {exporter: {otlp: {endpoint: 'a b', client_key: k.pem}}}
+    - batch: {exporter: {otlp: {endpoint: 'localhost:4317', insecure: true}}}
+",
+    );
+    let what: Vec<_> = problems.iter().map(|line| line.split_once(": ").unwrap().1).collect();
+    assert_eq!(
+        what,
+        [
+            "service.telemetry.metrics.readers[0].periodic.exporter.otlp.endpoint: `http://` is not an endpoint such as http://localhost:4317",
+            "service.telemetry.metrics.readers[1].periodic.exporter.otlp.endpoint: `ftp://a:1` is not an endpoint such as http://localhost:4317",
+            "service.telemetry.metrics.readers[1].periodic.exporter.otlp.headers[1]: header `a b` has a name or value that cannot be sent",
+            "service.telemetry.metrics.readers[1].periodic.exporter.otlp.headers[2]: header `k-bin` has a name or value that cannot be sent",
+            "service.telemetry.traces.processors[0].batch.exporter.otlp.endpoint: `a b` is not an endpoint such as http://localhost:4317",
+            "service.telemetry.traces.processors[0].batch.exporter.otlp.client_key: `client_certificate` and `client_key` need each other",
+        ]
+    );
+}

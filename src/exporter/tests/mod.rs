@@ -77,8 +77,10 @@ impl World {
         self.books().dropped[reason as usize]
     }
 
+    /// Waits until nothing is queued and the books say where everything ended, which is a moment later.
     async fn empty(&self) {
-        eventually("the queue is empty", || self.exporter.queue().size() == 0).await;
+        let ended = || self.exporter.queue().size() == 0 && self.books().balanced();
+        eventually("the queue is empty", ended).await;
     }
 
     /// Drains; afterwards nothing may be left of the exporter.

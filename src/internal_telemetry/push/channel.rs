@@ -4,14 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Uri;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::config::service::OtlpPush;
+use crate::config::service::{BadPush, OtlpPush};
 use crate::internal_telemetry::OwnResource;
 
 /// Marks requests that carry the telemetry of a collector.
@@ -25,9 +24,9 @@ pub fn is_own(headers: &http::HeaderMap) -> bool {
 /// Why own telemetry cannot be pushed: the configuration must change.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
-    /// Not a URL with a host.
-    #[error("service.telemetry: `{0}` is not an endpoint such as http://localhost:4317")]
-    Endpoint(String),
+    /// Not a destination.
+    #[error("service.telemetry: {0}")]
+    Destination(#[from] BadPush),
     /// Not something a header can be.
     #[error("service.telemetry: header `{0}` has a name or value that cannot be sent")]
     Header(String),
@@ -49,22 +48,9 @@ pub enum PushError {
 /// # Panics
 /// Outside a runtime.
 pub(in crate::internal_telemetry) fn connect(otlp: &OtlpPush) -> Result<Channel, PushError> {
-    let endpoint = Endpoint::from(url(otlp)?).timeout(Duration::from_millis(otlp.timeout));
+    let endpoint = Endpoint::from(otlp.url()?).timeout(Duration::from_millis(otlp.timeout));
     let https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls(otlp)?);
     Ok(endpoint.connect_with_connector_lazy(https.https_or_http().enable_http2().build()))
-}
-
-/// The endpoint with its scheme.
-pub(super) fn url(otlp: &OtlpPush) -> Result<Uri, PushError> {
-    let text = match (otlp.endpoint.contains("://"), otlp.insecure) {
-        (true, _) => otlp.endpoint.clone(),
-        (false, true) => format!("http://{}", otlp.endpoint),
-        (false, false) => format!("https://{}", otlp.endpoint),
-    };
-    match text.parse::<Uri>() {
-        Ok(url) if url.host().is_some_and(|host| !host.is_empty()) => Ok(url),
-        _ => Err(PushError::Endpoint(otlp.endpoint.clone())),
-    }
 }
 
 /// The authorities to trust and the client's certificate.

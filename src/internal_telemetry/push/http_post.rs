@@ -11,8 +11,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use tonic::metadata::MetadataMap;
 
 use super::PushError;
-use super::channel::{tls, url};
-use crate::config::service::OtlpPush;
+use super::channel::tls;
+use crate::config::service::{BadPush, OtlpPush};
 
 /// Why a POST came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -43,16 +43,17 @@ impl HttpPost {
         default_path: &'static str,
         metadata: MetadataMap,
     ) -> Result<Self, PushError> {
-        let mut url = url(otlp)?;
+        let bad = || BadPush::Endpoint(otlp.endpoint.clone());
+        let mut url = otlp.url()?;
         if url.path() == "/" {
             let mut parts = url.into_parts();
             parts.path_and_query = Some(http::uri::PathAndQuery::from_static(default_path));
-            url = Uri::from_parts(parts).map_err(|_| PushError::Endpoint(otlp.endpoint.clone()))?;
+            url = Uri::from_parts(parts).map_err(|_| bad())?;
         }
         let authority = url.authority().map_or("", |authority| authority.as_str());
         // Without the user name a URL may have.
-        let host = HeaderValue::from_str(authority.rsplit('@').next().unwrap_or(authority))
-            .map_err(|_| PushError::Endpoint(otlp.endpoint.clone()))?;
+        let host =
+            HeaderValue::from_str(authority.rsplit('@').next().unwrap_or(authority)).map_err(|_| bad())?;
         let mut headers = metadata.into_headers();
         headers.insert(header::HOST, host);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));

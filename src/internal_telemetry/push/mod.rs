@@ -27,19 +27,9 @@ pub use channel::{OWN_HEADER, PushError, is_own};
 pub(super) use channel::{connect, metadata};
 pub(super) use http_post::{HttpPost, PostFailure};
 
-use super::{Families, Family, Kind, OwnResource, Point, Telemetry, Value};
+use super::{Families, Family, Kind, Point, Telemetry, Value};
 use crate::config::service::{OtlpProtocol, OtlpPush, Periodic};
 use crate::tasks::Scope;
-
-/// Finds what is wrong with a destination without network, disk or runtime.
-///
-/// # Errors
-/// [`PushError::Endpoint`] or [`PushError::Header`]: the configuration is refused.
-pub fn check(otlp: &OtlpPush) -> Result<(), PushError> {
-    channel::url(otlp)?;
-    metadata(otlp, &OwnResource::automatic())?;
-    Ok(())
-}
 
 /// Pushes metrics from now on, and once more when `scope` is cancelled.
 ///

@@ -52,8 +52,8 @@ pub struct ItemFacts<'a> {
     pub trace_state: &'a str,
     /// The flags field; its low byte holds the W3C trace flags.
     pub flags: u32,
-    /// A span's name.
-    pub name: Option<&'a str>,
+    /// A span's name, which is UTF-8; few rules look at it.
+    pub name: Option<&'a [u8]>,
     /// A span's kind, as OTLP numbers it.
     pub kind: Option<i32>,
     /// A span's status code, as OTLP numbers it.
@@ -303,7 +303,10 @@ fn item_passes(test: &ItemTest, item: &ItemFacts<'_>) -> bool {
     let among =
         |bits: u8, value: Option<i32>| value.is_some_and(|v| (0..8).contains(&v) && bits >> v & 1 == 1);
     match test {
-        ItemTest::Name(matcher) => matcher.matches(item.name.map(Scalar::Str)),
+        ItemTest::Name(matcher) => {
+            let name = item.name.map(|name| str::from_utf8(name).unwrap_or_default());
+            matcher.matches(name.map(Scalar::Str))
+        }
         ItemTest::Kind(bits) => among(*bits, item.kind),
         ItemTest::Status(bits) => among(*bits, item.status),
         ItemTest::Duration(bounds) => bounds.matches(item.duration),

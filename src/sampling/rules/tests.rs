@@ -73,7 +73,7 @@ fn decide_with(evaluator: &mut Evaluator, plan: &Plan, case: &Case<'_>) -> Decis
         trace_id: case.trace_id.map(u128::to_be_bytes),
         trace_state: case.trace_state,
         flags: 0,
-        name: Some("GET /"),
+        name: Some(b"GET /"),
         kind: Some(2),
         status: Some(case.status),
         duration: Some(case.duration),

@@ -31,6 +31,12 @@ impl Grpc {
         Self { channel: endpoint.connect().await.unwrap(), headers: Vec::new() }
     }
 
+    /// Over a unix socket.
+    pub async fn unix(path: &std::path::Path) -> Self {
+        let endpoint = Endpoint::from_shared(format!("unix://{}", path.display())).unwrap();
+        Self { channel: endpoint.connect().await.unwrap(), headers: Vec::new() }
+    }
+
     /// Every request from now on carries this metadata too.
     pub fn header(mut self, name: &'static str, value: &str) -> Self {
         self.headers.push((name, value.to_owned()));

@@ -1,5 +1,6 @@
 //! The world around the program under test: a process, its clients, its destinations.
 
+mod certificates;
 mod client;
 mod metrics;
 mod payload;
@@ -7,12 +8,12 @@ mod process;
 mod proof;
 mod sink;
 
+pub use certificates::Authority;
 pub use client::{Grpc, Http};
 pub use metrics::Metrics;
 pub use payload::{Item, logs, metrics, spans};
-pub use process::Tollgate;
-pub use process::get;
-pub use proof::{Authority, Keeper, Signer, post_with};
+pub use process::{EPHEMERAL, Tollgate, get};
+pub use proof::{Keeper, Signer, post_with};
 pub use sink::{Answer, Arrived, Sink};
 
 use std::time::Duration;

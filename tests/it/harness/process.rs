@@ -29,17 +29,22 @@ pub struct Start {
     policies: Option<String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    keep_readers: bool,
+    wrapper: Vec<String>,
     dir: tempfile::TempDir,
 }
 
 /// Everything on ports of the system's choice.
-const EPHEMERAL: &str = "
+pub const EPHEMERAL: &str = "
 receivers:
   otlp:
     protocols:
       grpc: { endpoint: 127.0.0.1:0 }
       http: { endpoint: 127.0.0.1:0 }
 ";
+
+/// A metrics endpoint on a port of the system's choice.
+const READERS: &str = "[{pull: {exporter: {prometheus: {host: 127.0.0.1, port: 0}}}}]";
 
 impl Start {
     /// Uses a policies file with this text, at `policies/policies.yaml` below the folder of the process.
@@ -60,17 +65,29 @@ impl Start {
         self
     }
 
+    /// Takes the configuration's own readers of metrics; the test sees to a free port.
+    pub fn keep_readers(mut self) -> Self {
+        self.keep_readers = true;
+        self
+    }
+
+    /// Starts the program by a command that ends in executing its arguments.
+    pub fn by(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
     /// Starts the program and waits for its `ready` event.
     pub async fn start(self) -> Tollgate {
         let config = self.dir.path().join("collector.yaml");
         std::fs::write(&config, &self.config).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-        command.arg("run").arg("--config").arg(&config).arg("--log-format=json");
-        for set in [
-            "service.telemetry.metrics.readers=[{pull: {exporter: {prometheus: {host: 127.0.0.1, port: 0}}}}]",
-            "extensions.admin.endpoint=127.0.0.1:0",
-        ] {
-            command.arg(format!("--set={set}"));
+        let words = self.wrapper.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_tollgate")]);
+        let words: Vec<&str> = words.collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg("run").arg("--config").arg(&config).arg("--log-format=json");
+        command.arg("--set=extensions.admin.endpoint=127.0.0.1:0");
+        if !self.keep_readers {
+            command.arg(format!("--set=service.telemetry.metrics.readers={READERS}"));
         }
         if let Some(policies) = &self.policies {
             let path = self.dir.path().join("policies/policies.yaml");
@@ -111,6 +128,8 @@ impl Tollgate {
             policies: None,
             arguments: Vec::new(),
             environment: Vec::new(),
+            keep_readers: false,
+            wrapper: Vec::new(),
             dir: tempfile::tempdir().unwrap(),
         }
     }
@@ -150,6 +169,11 @@ impl Tollgate {
     pub fn event(&self, name: &str) -> Option<serde_json::Value> {
         let log = self.log.lock().unwrap();
         log.iter().find(|line| line["event"] == name).cloned()
+    }
+
+    /// How many log lines have this event name so far.
+    pub fn events(&self, name: &str) -> usize {
+        self.log.lock().unwrap().iter().filter(|line| line["event"] == name).count()
     }
 
     /// All log lines so far.
