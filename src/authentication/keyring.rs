@@ -129,7 +129,8 @@ impl Keyring {
                 };
                 tokio::select! {
                     () = tokio::time::sleep(interval) => {}
-                    () = self.wanted.notified() => {}
+                    // Asked for while the last look was under way: that one has told.
+                    () = self.wanted.notified() => if !self.may_refresh() { continue },
                     () = changed.notified() => tokio::time::sleep(SETTLE).await,
                 }
             }
