@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::flow::Flow;
 use crate::identity::TenantId;
 use crate::otlp::Signal;
 use crate::outcome::{Account, DroppedReason, RefusedReason};
@@ -22,6 +23,7 @@ pub struct Batch {
     bytes: Bytes,
     received_at: Instant,
     account: Option<Arc<Account>>,
+    flow: Flow,
     receipt: Option<Receipt>,
 }
 
@@ -33,8 +35,14 @@ impl Batch {
         account: Arc<Account>,
         (items, bytes): (u64, Bytes),
     ) -> Self {
-        let account = Some(account);
-        Self { signal, tenant, items, bytes, received_at: Instant::now(), account, receipt: None }
+        let (account, flow) = (Some(account), Flow::of_nobody());
+        Self { signal, tenant, items, bytes, received_at: Instant::now(), account, flow, receipt: None }
+    }
+
+    /// Stands in the line of its tenant in every queue, instead of nobody's.
+    pub fn in_flow(mut self, flow: Flow) -> Self {
+        self.flow = flow;
+        self
     }
 
     /// Asks for a word to `receipt` when this batch ends.
@@ -55,6 +63,7 @@ impl Batch {
             bytes: self.bytes.clone(),
             received_at: self.received_at,
             account: self.account.clone(),
+            flow: self.flow.clone(),
             receipt: self.receipt.clone(),
         }
     }
@@ -67,6 +76,11 @@ impl Batch {
     /// The tenant all items belong to; past the cap of labels still the real one.
     pub fn tenant(&self) -> &TenantId {
         &self.tenant
+    }
+
+    /// Whose line it stands in.
+    pub fn flow(&self) -> &Flow {
+        &self.flow
     }
 
     /// How many spans, data points or log records.

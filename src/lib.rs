@@ -18,7 +18,8 @@ pub mod wire;
 pub mod yaml;
 // layer: OTLP on the wire
 pub mod otlp;
-// layer: what becomes of items
+// layer: what becomes of items, and in whose line they wait
+pub mod flow;
 pub mod outcome;
 // layer: what flows
 pub mod batch;

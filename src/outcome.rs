@@ -14,8 +14,10 @@ use crate::otlp::{PerSignal, Signal};
 /// Why items were refused: never accepted, the sender was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RefusedReason {
-    /// An exporter's queue has no room.
+    /// An exporter's queue has no room for anybody.
     QueueFull,
+    /// A tenant of the request has its share of an exporter's queue.
+    QueueShare,
     /// The memory limiter is above its soft limit.
     Memory,
     /// The claim is not allowed, or contradicts itself.
@@ -63,6 +65,7 @@ macro_rules! reasons {
 
 reasons!(RefusedReason {
     QueueFull => "queue_full",
+    QueueShare => "queue_share",
     Memory => "memory",
     Tenant => "tenant",
     Deadline => "deadline",
@@ -134,6 +137,19 @@ impl Column {
     pub fn leave_queue(&self, items: u64, bytes: u64) {
         self.queued.fetch_sub(items, Ordering::Relaxed);
         self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Adds what another column has come to.
+    fn absorb(&self, books: &Books) {
+        let add = |counter: &AtomicU64, n: u64| counter.fetch_add(n, Ordering::Relaxed);
+        add(&self.received, books.received);
+        add(&self.copied, books.copied);
+        add(&self.sampled_out, books.sampled_out);
+        add(&self.sent, books.sent);
+        add(&self.queued, books.queued);
+        add(&self.queued_bytes, books.queued_bytes);
+        self.refused.iter().zip(books.refused).for_each(|(counter, n)| _ = add(counter, n));
+        self.dropped.iter().zip(books.dropped).for_each(|(counter, n)| _ = add(counter, n));
     }
 
     /// The books as they stand.
@@ -231,39 +247,91 @@ impl Account {
     }
 }
 
-/// All accounts: at most `max_tenants`, then one shared `_overflow`.
+/// All accounts: of each tenant that has one, and one that all others share, `_overflow`.
+///
+/// Who has one is decided by `tenant::Tenants`, which bounds them and keeps the census.
 #[derive(Debug)]
 pub struct Ledger {
-    max_tenants: usize,
-    accounts: RwLock<HashMap<TenantId, Arc<Account>>>,
+    accounts: RwLock<Accounts>,
     overflow: Arc<Account>,
+    /// How many tenants there are in each class.
+    pub census: Census,
+}
+
+#[derive(Debug, Default)]
+struct Accounts {
+    open: HashMap<TenantId, Arc<Account>>,
+    /// Closed, but somebody still holds them and may write to them.
+    closed: Vec<Arc<Account>>,
+}
+
+/// How many tenants there are in each class.
+#[derive(Debug, Default)]
+pub struct Census {
+    /// Named in the policies by their exact id, and met.
+    pub configured: AtomicU64,
+    /// Others that are told apart.
+    pub dynamic: AtomicU64,
+    /// Others that share, as far as they are followed.
+    pub overflow: AtomicU64,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self {
+            accounts: RwLock::default(),
+            overflow: Arc::new(Account::new(TenantId::overflow())),
+            census: Census::default(),
+        }
+    }
 }
 
 impl Ledger {
-    /// An empty ledger that keeps at most `max_tenants` tenants apart.
-    pub fn new(max_tenants: usize) -> Self {
-        Self {
-            max_tenants,
-            accounts: RwLock::default(),
-            overflow: Arc::new(Account::new(TenantId::overflow())),
-        }
-    }
-
-    /// The account of a tenant, opened at first sight; past the cap the shared `_overflow`.
+    /// The account of a tenant, opened at first sight.
     pub fn account(&self, tenant: &TenantId) -> Arc<Account> {
-        if let Some(account) = self.read().get(tenant) {
+        if let Some(account) = self.read().open.get(tenant) {
             return account.clone();
         }
-        let mut accounts = self.accounts.write().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if !accounts.contains_key(tenant) && accounts.len() >= self.max_tenants {
-            return self.overflow.clone();
+        let mut accounts = self.write();
+        // Whoever comes back while the closed account is still in use goes on with it.
+        let closed = accounts.closed.iter().position(|account| account.label == *tenant);
+        let closed = closed.map(|at| accounts.closed.swap_remove(at));
+        let new = || closed.unwrap_or_else(|| Arc::new(Account::new(tenant.clone())));
+        accounts.open.entry(tenant.clone()).or_insert_with(new).clone()
+    }
+
+    /// The account of all tenants that have none of their own.
+    pub fn overflow(&self) -> &Arc<Account> {
+        &self.overflow
+    }
+
+    /// Closes the account of a tenant; as soon as nobody holds it, its books go over to `_overflow`.
+    pub fn close(&self, tenant: &TenantId) {
+        let mut accounts = self.write();
+        if let Some(account) = accounts.open.remove(tenant) {
+            accounts.closed.push(account);
         }
-        accounts.entry(tenant.clone()).or_insert_with(|| Arc::new(Account::new(tenant.clone()))).clone()
+        self.close_books(&mut accounts);
+    }
+
+    fn close_books(&self, accounts: &mut Accounts) {
+        accounts.closed.retain(|account| {
+            let is_held = Arc::strong_count(account) > 1;
+            if !is_held {
+                for (signal, column) in account.columns.iter() {
+                    self.overflow.columns[signal].absorb(&column.read());
+                }
+            }
+            is_held
+        });
     }
 
     /// Every account, by label; `_overflow` last and only if it was used.
     pub fn accounts(&self) -> Vec<Arc<Account>> {
-        let mut all: Vec<_> = self.read().values().cloned().collect();
+        let mut accounts = self.write();
+        self.close_books(&mut accounts);
+        let mut all: Vec<_> = accounts.open.values().chain(&accounts.closed).cloned().collect();
+        drop(accounts);
         all.sort_by(|a, b| a.label.cmp(&b.label));
         let used = |signal| self.overflow.signal(signal).read() != Books::default();
         if Signal::ALL.into_iter().any(used) {
@@ -283,8 +351,12 @@ impl Ledger {
         totals
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<TenantId, Arc<Account>>> {
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Accounts> {
         self.accounts.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Accounts> {
+        self.accounts.write().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -293,16 +365,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tenants_past_the_cap_share_one_account() {
-        let ledger = Ledger::new(2);
+    fn a_closed_account_goes_over_to_overflow_once_nobody_holds_it() {
+        let ledger = Ledger::default();
         let id = |text| TenantId::new(text).unwrap();
-        for tenant in ["a", "b", "c", "d"] {
-            ledger.account(&id(tenant)).signal(Signal::Logs).add_received(1);
-        }
-        let labels: Vec<_> = ledger.accounts().iter().map(|a| a.label().to_string()).collect();
-        assert_eq!(labels, ["a", "b", "_overflow"]);
-        assert_eq!(ledger.account(&id("c")).signal(Signal::Logs).read().received, 2);
-        assert_eq!(ledger.totals().received, 4);
+        let held = ledger.account(&id("a"));
+        held.signal(Signal::Logs).add_received(1);
+        ledger.account(&id("b")).signal(Signal::Logs).add_received(2);
+        let labels = || ledger.accounts().iter().map(|a| a.label().to_string()).collect::<Vec<_>>();
+        ledger.close(&id("a"));
+        ledger.close(&id("b"));
+        assert_eq!(labels(), ["a", "_overflow"]);
+        held.signal(Signal::Logs).add_received(4);
+        assert!(Arc::ptr_eq(&held, &ledger.account(&id("a"))), "who comes back goes on");
+        ledger.close(&id("a"));
+        drop(held);
+        assert_eq!(labels(), ["_overflow"]);
+        assert_eq!(ledger.overflow().signal(Signal::Logs).read().received, 7);
+        assert_eq!(ledger.totals().received, 7);
     }
 
     #[test]

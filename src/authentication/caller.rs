@@ -61,13 +61,19 @@ impl Caller {
     }
 
     /// Whether it may send as this tenant.
-    pub fn may_assert(&self, tenant: &TenantId) -> bool {
+    pub fn may_assert(&self, tenant: &str) -> bool {
         match &self.reach {
             Reach::Anybody => true,
             Reach::These(globs) => {
-                self.own.as_ref() == Some(tenant) || globs.iter().any(|glob| glob.matches(tenant.as_str()))
+                self.own.as_ref().is_some_and(|own| own.as_str() == tenant)
+                    || globs.iter().any(|glob| glob.matches(tenant))
             }
         }
+    }
+
+    /// Whether what it may name counts as proven: it showed who it is, or nobody can.
+    pub fn is_taken_at_its_word(&self) -> bool {
+        self.source.is_some() || self.is_believed()
     }
 
     /// Whether it may name any tenant because nothing authenticates.
@@ -109,7 +115,7 @@ mod tests {
         let proven =
             |source, name: &str, tenant: Option<&str>| Caller::proven(&plan, source, name, tenant.map(id));
         let check = |caller: &Caller, tenant: &str, expected: bool| {
-            assert_eq!(caller.may_assert(&id(tenant)), expected, "{caller:?} {tenant}");
+            assert_eq!(caller.may_assert(tenant), expected, "{caller:?} {tenant}");
         };
         let gateway = proven(SourceKind::Mtls, "gw-1", None);
         check(&gateway, "anybody", true);
@@ -133,8 +139,8 @@ mod tests {
         let plan = plan(
             "{ authenticate: [{ mtls: {} }], principals: [{ principal: anonymous, may_assert: [\"*\"] }] }",
         );
-        assert!(Caller::anonymous(&plan).may_assert(&id("acme")));
-        assert!(!Caller::proven(&plan, SourceKind::Jwt, "anonymous", None).may_assert(&id("acme")));
+        assert!(Caller::anonymous(&plan).may_assert("acme"));
+        assert!(!Caller::proven(&plan, SourceKind::Jwt, "anonymous", None).may_assert("acme"));
     }
 
     #[test]

@@ -77,11 +77,21 @@ pub struct Policies {
     /// Where the last good revision is kept, to start with when the file is bad.
     /// Default: none, a bad file at start is an error.
     pub last_good: Option<PathBuf>,
+    /// How many tenants are told apart that the policies do not list by their exact id: each has its own
+    /// line in every queue and its own metrics. The rest shares 16 lines and the label `_overflow`, until
+    /// it is busier than others. Default: 1000. Range: 4 to 100000.
+    #[schemars(range(min = 4, max = 100_000))]
+    pub max_dynamic_tenants: usize,
 }
 
 impl Default for Policies {
     fn default() -> Self {
-        Self { path: None, poll_interval: Duration::from_secs(10), last_good: None }
+        Self {
+            path: None,
+            poll_interval: Duration::from_secs(10),
+            last_good: None,
+            max_dynamic_tenants: 1000,
+        }
     }
 }
 

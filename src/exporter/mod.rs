@@ -154,6 +154,7 @@ impl Exporter {
         };
         let (plan, bounds, wanted) = plan(config);
         let queue = Queue::new(bounds, wanted, &metrics);
+        queue.set_slots(plan.consumers);
         let running = Mutex::new(None);
         Ok(Self(Arc::new(Prepared { id: id.into(), kind, plan, queue, metrics, running })))
     }

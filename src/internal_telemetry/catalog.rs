@@ -152,10 +152,10 @@ define! {
         "Items lost after they were accepted.";
     QUEUED_ITEMS: Gauge "tollgate_queued_items" "{items}" ["tenant", "signal"]
         "Items that queues own now.";
-    TENANT_QUEUE_BYTES: Gauge "tollgate_tenant_queue_bytes" "By" ["tenant"]
-        "Bytes that queues own now.";
-    TENANTS: Gauge "tollgate_tenants" "{tenants}" []
-        "Tenants that are counted apart; the rest is the tenant _overflow.";
+    TENANT_QUEUE_BYTES: Gauge "tollgate_tenant_queue_bytes" "By" ["tenant", "exporter"]
+        "Bytes a tenant has in a queue, those under way included; absent while there are none.";
+    TENANTS: Gauge "tollgate_tenants" "{tenants}" ["class"]
+        "Tenants by class: configured (listed by exact id, and met), dynamic, or _overflow, those who share its queues as far as they are followed.";
     SAMPLING_ITEMS: Counter "tollgate_sampling_items_total" "{items}" ["tenant", "signal", "rule", "decision", "stage"]
         "Items by deciding rule and decision: kept, sampled_out, rule_drop, shadow_kept or shadow_out.";
     SAMPLING_ADJUSTED: Counter "tollgate_sampling_adjusted_items_total" "{items}" ["tenant", "signal", "rule"]
@@ -244,8 +244,9 @@ This page is generated from the program (`TOLLGATE_BLESS=1 cargo test --lib cata
 Metrics are served as Prometheus text on `localhost:8888/metrics`; `service.telemetry.metrics` changes
 where, and pushes them by OTLP. Names with `otelcol_` and their labels are the OpenTelemetry Collector's,
 without unit or `_total` unless a reader asks for them, so that dashboards made for it work; they carry
-`service_instance_id`. Names with `tollgate_` are Tollgate's own. At most 1000 tenants and 10000 pairs of
-tenant and rule are told apart; the rest is `_overflow`. Memory figures are the system's (resident set), not
+`service_instance_id`. Names with `tollgate_` are Tollgate's own. Tenants listed in the policies by their
+exact id and at most `max_dynamic_tenants` others are told apart, and at most 10000 pairs of tenant and rule;
+the rest is `_overflow`. Memory figures are the system's (resident set), not
 an allocator's, and there is no `otelcol_process_runtime_total_alloc_bytes`.
 
 For every tenant and signal, whenever no request is being worked on:

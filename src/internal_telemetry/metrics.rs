@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use crate::identity::TenantId;
 use crate::otlp::{PerSignal, Signal};
 
 /// A number that only grows.
@@ -89,6 +90,41 @@ pub struct ExporterMetrics {
     pub queue_bytes: Gauge,
     /// `tollgate_exporter_queue_capacity_bytes`.
     pub queue_capacity_bytes: Gauge,
+    /// `tollgate_tenant_queue_bytes`.
+    pub tenants: TenantBytes,
+}
+
+/// Bytes by tenant, asked for when somebody reads; several queues of one exporter are added up.
+#[derive(Clone, Default)]
+pub struct TenantBytes(Arc<Mutex<Vec<Box<BytesOf>>>>);
+
+/// What one queue has of each tenant, by label; `None` once the queue is gone.
+type BytesOf = dyn Fn() -> Option<Vec<(TenantId, u64)>> + Send + Sync;
+
+impl TenantBytes {
+    /// Asks `queue` from now on, until it answers `None`.
+    pub fn watch(&self, queue: impl Fn() -> Option<Vec<(TenantId, u64)>> + Send + Sync + 'static) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(queue));
+    }
+
+    /// The bytes of each tenant now.
+    pub fn read(&self) -> BTreeMap<TenantId, u64> {
+        let mut sums = BTreeMap::new();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|queue| match queue() {
+            Some(tenants) => {
+                tenants.into_iter().for_each(|(tenant, bytes)| *sums.entry(tenant).or_default() += bytes);
+                true
+            }
+            None => false,
+        });
+        sums
+    }
+}
+
+impl std::fmt::Debug for TenantBytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TenantBytes")
+    }
 }
 
 /// Of one processor.

@@ -45,9 +45,6 @@ use metrics::{
     Counter, ExporterMetrics, Gauge, MemoryLimiterMetrics, ProcessorMetrics, ReceiverMetrics, SamplerMetrics,
 };
 
-/// The most tenants that metrics tell apart; the rest is `_overflow`.
-pub const MAX_TENANTS: usize = 1_000;
-
 /// Everything that is measured; clones are the same.
 #[derive(Debug, Clone)]
 pub struct Telemetry(Arc<Inner>);
@@ -83,7 +80,7 @@ impl Telemetry {
             started: Instant::now(),
             started_at: SystemTime::now(),
             resource,
-            ledger: Arc::new(Ledger::new(MAX_TENANTS)),
+            ledger: Arc::default(),
             receivers: ById::default(),
             exporters: ById::default(),
             processors: ById::default(),

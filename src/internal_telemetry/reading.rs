@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use super::families::{Families, Point, Value};
 use super::metrics::Counter;
@@ -108,22 +109,29 @@ fn resources_used(inner: &Inner, families: &mut Families) {
 }
 
 fn tenants(inner: &Inner, families: &mut Families) {
-    let accounts = inner.ledger.accounts();
-    families.add(&catalog::TENANTS, &[], accounts.len() as u64);
-    for account in &accounts {
+    let census = &inner.ledger.census;
+    let classes =
+        [("configured", &census.configured), ("dynamic", &census.dynamic), ("_overflow", &census.overflow)];
+    for (class, tenants) in classes {
+        families.add(&catalog::TENANTS, &[class], tenants.load(Ordering::Relaxed));
+    }
+    for account in &inner.ledger.accounts() {
         tenant(account, families);
+    }
+    for (exporter, metrics) in inner.exporters.all() {
+        for (tenant, bytes) in metrics.tenants.read() {
+            families.add(&catalog::TENANT_QUEUE_BYTES, &[tenant.as_str(), &exporter], bytes);
+        }
     }
 }
 
 fn tenant(account: &Account, families: &mut Families) {
     let tenant = account.label().as_str();
-    let mut queue_bytes = 0;
     for signal in Signal::ALL {
         let books = account.signal(signal).read();
         if books == Books::default() {
             continue;
         }
-        queue_bytes += books.queued_bytes;
         let labels = [tenant, signal.as_str()];
         families.add(&catalog::RECEIVED_ITEMS, &labels, books.received);
         families.add(&catalog::COPIED_ITEMS, &labels, books.copied);
@@ -139,7 +147,6 @@ fn tenant(account: &Account, families: &mut Families) {
             families.add(&catalog::DROPPED_ITEMS, &all, books.dropped[*reason as usize]);
         }
     }
-    families.add(&catalog::TENANT_QUEUE_BYTES, &[tenant], queue_bytes);
 }
 
 fn program(inner: &Inner, families: &mut Families) {

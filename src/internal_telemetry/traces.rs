@@ -146,7 +146,7 @@ fn grpc_exporter(
         .with_metadata(metadata(otlp, own)?)
         .with_timeout(timeout)
         .build();
-    built.map_err(|_| BadPush::Endpoint(otlp.endpoint.clone()).into())
+    built.map_err(|_| BadPush::Endpoint.into())
 }
 
 /// Sends spans by [`HttpPost`]; the processor's thread has no runtime, so tasks of a scope do.

@@ -3,6 +3,7 @@
 //! Copies nothing of the request. Invariant: reads see every edit made before; an item that is left out
 //! stays left out, and edits of it do nothing.
 
+use super::check::KeySet;
 use super::edits::{EDITED, Edit, Edits, LEFT_OUT, Mode, NONE};
 use super::fields::{LogFields, SpanFields, slice};
 use super::index::{Extent, Framed, Index, ItemAt, ScopeAt};
@@ -39,6 +40,8 @@ struct Place<'a> {
     message: &'a [u8],
     /// The first byte an attribute can start at.
     from: usize,
+    /// The keys there may be.
+    keys: KeySet,
     /// The key of attribute fields.
     field: u32,
     /// The first edit.
@@ -286,13 +289,17 @@ impl<'a> Draft<'a> {
                 let part = self.edits.parts.get(id.0 as usize)?;
                 let at = self.index.resources.get(part.resource as usize)?;
                 let message = at.resource.map(|frame| self.body(frame)).unwrap_or_default();
-                Some(Place { message, from: 0, field: key(1, BYTES), edits: part.edits })
+                Some(Place { message, from: 0, keys: at.keys, field: key(1, BYTES), edits: part.edits })
             }
             Owner::Item(id) => {
                 let at = self.item_at(id)?;
-                let field = self.index.attributes_key(at);
-                let edits = self.item_edits(id);
-                Some(Place { message: self.body(at.frame), from: at.attributes as usize, field, edits })
+                Some(Place {
+                    message: self.body(at.frame),
+                    from: at.attributes as usize,
+                    keys: self.index.item_keys,
+                    field: self.index.attributes_key(at),
+                    edits: self.item_edits(id),
+                })
             }
         }
     }
@@ -304,8 +311,7 @@ impl<'a> Draft<'a> {
         {
             return (edit.mode != Mode::Delete).then(|| self.edits.value(edit));
         }
-        let (_, value) = place.attributes().find(|(found, _)| *found == name.as_bytes())?;
-        Some(Value::read(value))
+        place.named(name).next().map(Value::read)
     }
 
     fn attributes(&self, owner: Owner) -> Vec<(&str, Value<'_>)> {
@@ -337,9 +343,9 @@ impl<'a> Draft<'a> {
             Some((_, Mode::Replace)) => Mode::Replace,
             Some(_) => Mode::Append,
             None => {
-                let mut same = place.attributes().filter(|(found, _)| *found == name.as_bytes());
+                let mut same = place.named(name);
                 match (same.next(), same.next()) {
-                    (Some((_, old)), None) if Value::read(old).is_same(value) => return,
+                    (Some(old), None) if Value::read(old).is_same(value) => return,
                     (Some(_), _) => Mode::Replace,
                     (None, _) => Mode::Append,
                 }
@@ -369,7 +375,7 @@ impl<'a> Draft<'a> {
                 let edit = self.edits.encode_delete(name);
                 self.edits.replace(at, edit);
             }
-            None if place.attributes().any(|(found, _)| found == name.as_bytes()) => {
+            None if place.named(name).next().is_some() => {
                 let edit = self.edits.encode_delete(name);
                 self.push(owner, edit);
             }
@@ -406,6 +412,13 @@ impl<'a> Draft<'a> {
 }
 
 impl<'a> Place<'a> {
+    /// The encoded values of one key as they came.
+    fn named<'n>(&self, name: &'n str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
+        let from = if self.keys.may_have(name.as_bytes()) { self.from } else { self.message.len() };
+        let attributes = Place { from, ..*self }.attributes();
+        attributes.filter(|(found, _)| *found == name.as_bytes()).map(|(_, value)| value)
+    }
+
     /// Keys and encoded values as they came.
     fn attributes(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         let mut reader = Reader::starting_at(self.message, self.from);

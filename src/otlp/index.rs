@@ -46,6 +46,8 @@ pub(super) struct ResourceAt {
     pub(super) frame: Framed,
     /// The `Resource`, if there is one; its whole field is also one of the rests.
     pub(super) resource: Option<Framed>,
+    /// Of its attributes.
+    pub(super) keys: KeySet,
     pub(super) scopes: Range<u32>,
     pub(super) items: Range<u32>,
     /// In [`Index::resource_rests`].

@@ -8,7 +8,7 @@ use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use opentelemetry_proto::tonic::metrics::v1::{Metric, ResourceMetrics, ScopeMetrics};
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 
-use super::check::{Tally, numbers, skip_unknown};
+use super::check::{KeySet, Tally, numbers, skip_unknown};
 use super::index::{Extent, Framed, Index, ItemAt, LogAt, MetricAt, ResourceAt, ScopeAt, SpanAt};
 use super::keys::{self, FIRST, SCHEMA_URL, SECOND};
 use super::shapes::{self, Points, points_of};
@@ -76,7 +76,7 @@ impl<'i, 'b> Walk<'i, 'b> {
         let rests = self.index.resource_rests.len();
         // The first that may still grow: nothing merges with the `Resource`.
         let mut mergeable = rests;
-        let mut resource = None;
+        let (mut resource, mut keys) = (None, KeySet::default());
         let mut reader = Reader::new(self.body(at));
         loop {
             let outer = reader.at();
@@ -89,9 +89,9 @@ impl<'i, 'b> Walk<'i, 'b> {
                 }
                 Some(FIRST) => {
                     let message = frame(at.body, outer, &mut reader)?;
-                    let keys_of_items = self.tally.keys;
+                    let keys_of_items = std::mem::take(&mut self.tally.keys);
                     self.tally.message(self.body(message), &shapes::RESOURCE, self.depth - 2)?;
-                    self.tally.keys = keys_of_items;
+                    keys = std::mem::replace(&mut self.tally.keys, keys_of_items);
                     self.tally.odd |= resource.replace(message).is_some();
                     self.index.resource_rests.push(message.extent());
                     mergeable = self.index.resource_rests.len();
@@ -106,6 +106,7 @@ impl<'i, 'b> Walk<'i, 'b> {
         self.index.resources.push(ResourceAt {
             frame: at,
             resource,
+            keys,
             scopes: range(scopes, self.index.scopes.len()),
             items: range(items, self.index.items.len()),
             rests: range(rests, self.index.resource_rests.len()),

@@ -9,7 +9,7 @@ use super::Refusal;
 use crate::batch::{Batch, Receipt};
 use crate::exporter::Exporter;
 use crate::outcome::RefusedReason;
-use crate::queue::{QueueFull, Reservation};
+use crate::queue::{Cause, QueueFull, Reservation};
 
 /// The batches of one request, by exporter.
 #[derive(Default)]
@@ -124,9 +124,11 @@ async fn await_result(
 
 fn refusal(exporter: &Exporter, full: &QueueFull) -> Refusal {
     let exporter = exporter.id().to_owned();
-    match full.never_fits {
-        true => Refusal::NeverFits { exporter },
-        false => Refusal::QueueFull { exporter, retry_after: full.retry_after },
+    let retry_after = full.retry_after;
+    match full.cause {
+        _ if full.never_fits => Refusal::NeverFits { exporter },
+        Cause::Full => Refusal::QueueFull { exporter, retry_after },
+        Cause::Share => Refusal::QueueShare { exporter, retry_after },
     }
 }
 
@@ -134,6 +136,7 @@ fn refusal(exporter: &Exporter, full: &QueueFull) -> Refusal {
 pub(super) fn reason(refusal: &Refusal) -> RefusedReason {
     match refusal {
         Refusal::QueueFull { .. } => RefusedReason::QueueFull,
+        Refusal::QueueShare { .. } => RefusedReason::QueueShare,
         Refusal::NeverFits { .. } => RefusedReason::TooLarge,
         Refusal::MemoryPressure { .. } => RefusedReason::Memory,
         Refusal::ShuttingDown { .. } => RefusedReason::Shutdown,

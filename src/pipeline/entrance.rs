@@ -201,7 +201,8 @@ fn close(work: &mut Work<'_>, first: bool) -> Vec<Batch> {
         enter(work, first, group, left);
         let Some(bytes) = work.draft.emit(group) else { continue };
         let owner = work.owners.owner(group);
-        batches.push(Batch::new(work.draft.signal(), owner.id.clone(), owner.account.clone(), (left, bytes)));
+        let batch = Batch::new(work.draft.signal(), owner.id.clone(), owner.account.clone(), (left, bytes));
+        batches.push(batch.in_flow(owner.flow.clone()));
     }
     batches
 }

@@ -19,6 +19,7 @@ use crate::authentication::Verifiers;
 use crate::config::processor::{Batch, Processor as ProcessorConfig};
 use crate::config::{ComponentId, Config, PipelineId, Receiver, exporter, receiver};
 use crate::exporter::{Exporter, PrepareError};
+use crate::flow::Board;
 use crate::internal_telemetry::Telemetry;
 use crate::otlp::{Limits, PerSignal};
 use crate::processor::{Attributes, Kind, MemoryLimiter, Probabilistic, Processor, Sampling, Stop, Work};
@@ -80,7 +81,9 @@ impl Graph {
         telemetry: &Telemetry,
         directory: &Arc<ArcSwap<Directory>>,
     ) -> Result<Self, GraphError> {
-        let mut builder = Builder { config, telemetry, exporters: HashMap::new(), limiters: HashMap::new() };
+        let board = directory.load().table().board().clone();
+        let (exporters, limiters) = (HashMap::new(), HashMap::new());
+        let mut builder = Builder { config, telemetry, board, exporters, limiters };
         let mut pipelines: Vec<(&PipelineId, Arc<Pipeline>)> = Vec::new();
         for id in config.service.pipelines.keys() {
             pipelines.push((id, Arc::new(builder.pipeline(id)?)));
@@ -124,6 +127,7 @@ fn limits(config: &receiver::Otlp) -> Limits {
 struct Builder<'a> {
     config: &'a Config,
     telemetry: &'a Telemetry,
+    board: Arc<Board>,
     exporters: HashMap<ComponentId, Exporter>,
     limiters: HashMap<ComponentId, Arc<MemoryLimiter>>,
 }
@@ -186,6 +190,7 @@ impl Builder<'_> {
         let metrics = self.telemetry.exporter(id.as_str());
         let exporter = Exporter::prepare(id.as_str(), &config, metrics)
             .map_err(|source| GraphError::Exporter { id: id.clone(), source })?;
+        exporter.queue().follow(&self.board);
         self.exporters.insert(id.clone(), exporter.clone());
         Ok(exporter)
     }

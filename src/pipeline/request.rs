@@ -89,7 +89,9 @@ pub enum Refusal {
     #[error("malformed request: {0}")]
     Malformed(#[from] Malformed),
     /// Larger than the queue could ever hold; sending it again is useless.
-    #[error("the request is larger than the sending queue of exporter `{exporter}`")]
+    #[error(
+        "the request is larger than the sending queue of exporter `{exporter}`, or than its tenant's share of it"
+    )]
     NeverFits {
         /// The id of the exporter.
         exporter: String,
@@ -97,6 +99,14 @@ pub enum Refusal {
     /// A queue is full; try again.
     #[error("sending queue is full (exporter `{exporter}`)")]
     QueueFull {
+        /// The id of the exporter.
+        exporter: String,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// A tenant of the request has its share of a queue; try again, others are not concerned.
+    #[error("the tenant's share of the sending queue is used up (exporter `{exporter}`)")]
+    QueueShare {
         /// The id of the exporter.
         exporter: String,
         /// When to try again.

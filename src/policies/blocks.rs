@@ -8,21 +8,21 @@ use std::collections::HashMap;
 use super::glob::Glob;
 use super::matching::unknown_tier;
 use super::plan::{Block, Blocks};
+use super::queue_block;
 use super::reader::{At, Keys, NOT_YET, STAGE_2, STAGE_3};
 use crate::identity::{BadTenantId, TenantId};
 use crate::yaml::{Entry, Problems};
 
-const BLOCK: Keys = Keys {
-    known: &["tier", "sampling"],
-    later: &[("limits", NOT_YET), ("queue", NOT_YET), ("tail", STAGE_3)],
-};
-const TIER: Keys = Keys { known: &["sampling"], later: BLOCK.later };
+const BLOCK: Keys =
+    Keys { known: &["tier", "sampling", "queue"], later: &[("limits", NOT_YET), ("tail", STAGE_3)] };
+const TIER: Keys = Keys { known: &["sampling", "queue"], later: BLOCK.later };
 
 /// A block as written.
 #[derive(Default, Clone)]
 struct Written<'n> {
     tier: Option<&'n str>,
     rate: Option<f64>,
+    queue: queue_block::Written,
 }
 
 /// Reads all blocks; also returns the names of the tiers.
@@ -42,13 +42,14 @@ pub(super) fn read<'n>(root: &At<'n>, problems: &mut Problems) -> (Vec<&'n str>,
     }
     let merged = |tenant: &Written<'_>| {
         let tier = tenant.tier.or(defaults.tier);
-        let of_tier = tier.and_then(|tier| tiers.get(tier)).and_then(|tier| tier.rate);
-        let rate = tenant.rate.or(of_tier).or(defaults.rate).unwrap_or(1.0);
-        Block { tier: tier.map(Into::into), rate }
+        let of_tier = tier.and_then(|tier| tiers.get(tier)).cloned().unwrap_or_default();
+        let rate = tenant.rate.or(of_tier.rate).or(defaults.rate).unwrap_or(1.0);
+        let queue = tenant.queue.over(of_tier.queue).over(defaults.queue).share();
+        Block { tier: tier.map(Into::into), rate, queue }
     };
     let mut blocks = Blocks { fallback: merged(&Written::default()), ..Blocks::default() };
     for name in &names {
-        blocks.tiers.insert((*name).to_owned(), merged(&Written { tier: Some(name), rate: None }));
+        blocks.tiers.insert((*name).to_owned(), merged(&Written { tier: Some(name), ..Written::default() }));
     }
     let mut globs: Vec<(Glob, &Entry, At<'_>, Block)> = Vec::new();
     for (entry, at) in root.key("tenants").map(|tenants| tenants.entries(problems)).unwrap_or_default() {
@@ -85,7 +86,7 @@ fn read_block<'n>(at: &At<'n>, tiers: &[&str], problems: &mut Problems) -> Writt
         }
         sampling.key("rate")?.probability(problems)
     });
-    Written { tier, rate }
+    Written { tier, rate, queue: queue_block::read(at, problems) }
 }
 
 fn check_tier_name(entry: &Entry, path: &str, problems: &mut Problems) {

@@ -16,6 +16,7 @@ mod identity;
 mod matching;
 mod pattern;
 mod plan;
+mod queue_block;
 mod reader;
 mod rule;
 mod scalar;

@@ -13,6 +13,7 @@ use super::condition::{Condition, ResourceDimension, ResourceTest};
 use super::glob::Glob;
 use super::identity::Identity;
 use super::test_case::TestCase;
+use crate::flow::Share;
 use crate::identity::TenantId;
 use crate::otlp::PerSignal;
 
@@ -100,11 +101,13 @@ pub struct Block {
     pub tier: Option<Arc<str>>,
     /// The probability of spans no rule decides about, in (0, 1].
     pub rate: f64,
+    /// What it may have of each queue; the guarantee holds for tenants listed by exact id.
+    pub queue: Share,
 }
 
 impl Default for Block {
     fn default() -> Self {
-        Self { tier: None, rate: 1.0 }
+        Self { tier: None, rate: 1.0, queue: Share::DEFAULT }
     }
 }
 

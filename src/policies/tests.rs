@@ -1,4 +1,5 @@
 use super::*;
+use crate::flow::Share;
 use crate::otlp::Signal;
 use condition::{Condition, ItemTest, Leaf};
 
@@ -42,7 +43,7 @@ fn the_embedded_policies_believe_claims_and_keep_everything() {
     assert_eq!(plan.claims, [header("x-scope-orgid"), header("x-tenant-id"), resource]);
     let unattributed = crate::identity::TenantId::unattributed();
     assert_eq!(plan.anonymous, Anonymous::Tenant(unattributed));
-    assert_eq!(plan.block("anybody"), &Block { tier: None, rate: 1.0 });
+    assert_eq!(plan.block("anybody"), &Block { tier: None, rate: 1.0, queue: Share::DEFAULT });
     assert!(plan.rules.is_empty());
     assert_eq!(plan.revision.as_deref(), Some("embedded-default"));
 }
@@ -72,7 +73,11 @@ tenants:
 ",
     );
     let check = |tenant: &str, tier: &str, rate: f64| {
-        assert_eq!(plan.block(tenant), &Block { tier: Some(tier.into()), rate }, "{tenant}");
+        assert_eq!(
+            plan.block(tenant),
+            &Block { tier: Some(tier.into()), rate, queue: Share::DEFAULT },
+            "{tenant}"
+        );
     };
     check("acme", "vip", 1.0);
     check("acme-dev", "vip", 0.5);
@@ -142,7 +147,7 @@ fn keys_of_later_stages_are_refused_not_ignored() {
 overload: {}
 rollout: {}
 identity: { mixed_requests: whole }
-defaults: { limits: {}, queue: {}, tail: {}, sampling: { target: {} } }
+defaults: { limits: {}, tail: {}, sampling: { target: {} } }
 rules:
   - { name: a, target: {}, limit: {}, group_by: attributes.x, overload: protected, match: { trace.spans: 5 } }
 enrichment: { model_name: { from: [pod_label.app] } }
@@ -153,9 +158,8 @@ enrichment: { model_name: { from: [pod_label.app] } }
             "p.yaml:4:1: rollout: needs stage 2, which is not yet available",
             "p.yaml:5:13: identity.mixed_requests: not yet available",
             "p.yaml:6:13: defaults.limits: not yet available",
-            "p.yaml:6:25: defaults.queue: not yet available",
-            "p.yaml:6:36: defaults.tail: needs stage 3, which is not yet available",
-            "p.yaml:6:58: defaults.sampling.target: needs stage 2, which is not yet available",
+            "p.yaml:6:25: defaults.tail: needs stage 3, which is not yet available",
+            "p.yaml:6:47: defaults.sampling.target: needs stage 2, which is not yet available",
             "p.yaml:8:16: rules[0].target: needs stage 2, which is not yet available",
             "p.yaml:8:28: rules[0].limit: not yet available",
             "p.yaml:8:49: rules[0].group_by: needs stage 3, which is not yet available",

@@ -8,33 +8,33 @@ use crate::batch::Batch;
 use crate::otlp::Signal;
 
 use super::Queue;
-use super::fifo::Entry;
 use super::room::Size;
+use super::schedule::Load;
 
-/// Batches of one signal, oldest first, that one consumer works on; dropped, they go back to the head of
-/// the queue in their order.
+/// Batches of one signal, oldest first, that one consumer works on; dropped, they go back to the
+/// heads of their tenants' lines in their order.
 #[derive(Debug)]
 #[must_use]
 pub struct Lease {
     queue: Queue,
-    entries: Vec<Entry>,
+    load: Load,
     size: Size,
 }
 
 impl Lease {
-    pub(super) fn new(queue: Queue, entries: Vec<Entry>) -> Self {
-        let size = entries.iter().map(|entry| Size::one(&entry.batch)).sum();
-        Self { queue, entries, size }
+    pub(super) fn new(queue: Queue, load: Load) -> Self {
+        let size = load.entries.iter().map(|entry| Size::one(&entry.batch)).sum();
+        Self { queue, load, size }
     }
 
     /// The signal of all batches.
     pub fn signal(&self) -> Signal {
-        self.entries.first().map_or(Signal::Traces, |entry| entry.batch.signal())
+        self.load.entries.first().map_or(Signal::Traces, |entry| entry.batch.signal())
     }
 
     /// The batches, at least one.
     pub fn batches(&self) -> impl Iterator<Item = &Batch> {
-        self.entries.iter().map(|entry| &entry.batch)
+        self.load.entries.iter().map(|entry| &entry.batch)
     }
 
     /// The encoded requests; one after the other they are one encoded request. Shares the bytes.
@@ -50,21 +50,21 @@ impl Lease {
     /// The queue's ownership ends; the caller now ends each batch.
     #[must_use]
     pub fn end(mut self) -> Vec<Batch> {
-        let entries = std::mem::take(&mut self.entries);
-        let batches: Vec<Batch> = entries.into_iter().map(|entry| entry.batch).collect();
+        let load = std::mem::take(&mut self.load);
+        self.queue.release_leased(&load);
+        let batches: Vec<Batch> = load.entries.into_iter().map(|entry| entry.batch).collect();
         batches.iter().for_each(Batch::leave_queue);
-        self.queue.release(&self.size);
         batches
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if self.entries.is_empty() {
+        if self.load.entries.is_empty() {
             return;
         }
         let mut state = self.queue.lock();
-        state.fifo.put_back(std::mem::take(&mut self.entries));
+        state.schedule.put_back(std::mem::take(&mut self.load));
         self.queue.wake_consumer(&mut state);
     }
 }

@@ -1,36 +1,49 @@
-//! Where batches wait for their exporter: bounded, first in first out, owned by memory.
+//! Where batches wait for their exporter: bounded, fair between tenants, owned by memory.
 //!
 //! ```text
 //!  reserve ──▶ commit ──▶ waiting ──▶ lease ──▶ end     (room is given back here, not at the lease)
 //!     │                      ▲           │
-//!     └─ drop: room back     └── drop ───┘              (back to the head, in order)
+//!     └─ drop: room back     └── drop ───┘              (back to the head of the tenant's line, in order)
 //! ```
 //!
-//! Nothing is ever evicted: a full queue refuses. Room is taken in two steps so that a request goes to
-//! all its exporters or to none; handing over has no `await` in it, so that a request that is dropped
-//! half-way cannot be owned by some of them only. Not here: sending, retries, tenants' shares.
-//! Invariant: used room = reserved + waiting + leased, and never above the bounds.
+//! Nothing is ever evicted: a full queue refuses everybody, and a tenant that has its share is refused
+//! while others are taken (`flows`). What waits is served by weighted deficit round robin (`schedule`).
+//! Room is taken in two steps so that a request goes to all its exporters or to none; handing over has no
+//! `await` in it, so that a request that is dropped half-way cannot be owned by some of them only. Not
+//! here: sending, retries, who is a tenant. Invariant: used room = reserved + waiting + leased, and never
+//! above the bounds. A queue on disk would keep `reserve`, `commit`, `lease` and the modules `flows` and
+//! `schedule`, and hold places in a log where this one holds batches.
 
-mod fifo;
+mod flows;
 mod lease;
+mod line;
+mod list;
+mod reservation;
 mod room;
+mod schedule;
 #[cfg(test)]
 mod tests;
+mod waiters;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::batch::Batch;
+use crate::flow::Board;
 use crate::internal_telemetry::metrics::ExporterMetrics;
-use crate::outcome::DroppedReason;
 
-use fifo::{Fifo, Next};
 pub use lease::Lease;
+pub use reservation::Reservation;
 use room::Room;
-pub use room::{Bounds, QueueFull, Size, Sizer};
+pub use room::{Bounds, Cause, QueueFull, Size, Sizer};
+use schedule::{Load, Next, QUANTUM, Schedule};
+use waiters::Waiters;
+
+/// What was once long keeps no more than this many places when it is empty again.
+const KEPT_PLACES: usize = 1024;
 
 /// What the consumers of a queue would like to lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +67,13 @@ impl Wanted {
     pub fn up_to(max_bytes: u64) -> Self {
         Self { sizer: Sizer::Bytes, min: 0, max: u64::MAX, max_bytes, flush_timeout: Duration::ZERO }
     }
+
+    /// Whether a lease that has `so_far` takes `one` more.
+    fn takes(&self, so_far: &Size, one: &Size) -> bool {
+        let with_one = *so_far + *one;
+        let has_min = self.min > 0 && so_far.by(self.sizer) >= self.min;
+        !has_min && with_one.by(self.sizer) <= self.max && with_one.bytes <= self.max_bytes
+    }
 }
 
 /// The queue of one exporter; clones are the same queue.
@@ -66,17 +86,17 @@ struct Shared {
     wanted: Wanted,
     /// Wakes one consumer: something may be leased.
     ready: Notify,
-    /// Wakes the one reserver whose turn it is: there is room.
-    space: Notify,
-    /// Reservers who wait come in the order in which they arrived.
-    turn: Semaphore,
     metrics: ExporterMetrics,
 }
 
 #[derive(Debug)]
 struct State {
-    fifo: Fifo,
+    schedule: Schedule,
     room: Room,
+    waiters: Waiters,
+    board: Arc<Board>,
+    /// The version of the board whose shares are known.
+    shares: u64,
     closed: bool,
     /// Nobody leases any more.
     ended: bool,
@@ -94,11 +114,18 @@ struct State {
 impl Queue {
     /// An empty queue; `metrics` gets its size, capacity and refusals.
     pub fn new(bounds: Bounds, wanted: Wanted, metrics: &ExporterMetrics) -> Self {
+        Self::with_quantum(bounds, wanted, (metrics, QUANTUM))
+    }
+
+    fn with_quantum(bounds: Bounds, wanted: Wanted, (metrics, quantum): (&ExporterMetrics, u64)) -> Self {
         metrics.queue_capacity.set(i64::try_from(bounds.capacity).unwrap_or(i64::MAX));
         metrics.queue_capacity_bytes.set(i64::try_from(bounds.max_bytes).unwrap_or(i64::MAX));
         let state = State {
-            fifo: Fifo::default(),
+            schedule: Schedule::new(quantum, usize::MAX),
             room: Room::new(bounds),
+            waiters: Waiters::default(),
+            board: Arc::default(),
+            shares: 0,
             closed: false,
             ended: false,
             reservations: 0,
@@ -106,71 +133,24 @@ impl Queue {
             timed: false,
             shown: (0, 0),
         };
-        Self(Arc::new(Shared {
-            state: Mutex::new(state),
-            wanted,
-            ready: Notify::new(),
-            space: Notify::new(),
-            turn: Semaphore::new(1),
-            metrics: metrics.clone(),
-        }))
+        let ready = Notify::new();
+        let shared = Shared { state: Mutex::new(state), wanted, ready, metrics: metrics.clone() };
+        let queue = Self(Arc::new(shared));
+        let held = Arc::downgrade(&queue.0);
+        metrics.tenants.watch(move || Some(Self(held.upgrade()?).bytes_by_tenant()));
+        queue
     }
 
-    /// Takes room for all batches or for none.
-    ///
-    /// # Errors
-    /// [`QueueFull`]: give up what other queues reserved for the same request and refuse it, with
-    /// `retry_after` unless it `never_fits`. A closed queue is full.
-    pub fn reserve(&self, batches: &[Batch]) -> Result<Reservation, QueueFull> {
-        self.try_reserve(Size::of(batches)).inspect_err(|_full| self.count_failed(batches))
+    /// How many leases there may be at a time, of which a flow has its share while others wait.
+    pub fn set_slots(&self, slots: usize) {
+        self.lock().schedule.set_slots(slots);
     }
 
-    /// As [`Queue::reserve`], but waits for room until `deadline`, in order of arrival.
-    ///
-    /// # Errors
-    /// [`QueueFull`], at once if it `never_fits`, else at the deadline or when the queue is closed.
-    ///
-    /// # Cancel safety
-    /// Nothing is reserved unless it returns.
-    pub async fn reserve_waiting(
-        &self,
-        batches: &[Batch],
-        deadline: Instant,
-    ) -> Result<Reservation, QueueFull> {
-        let size = Size::of(batches);
-        let reserved = match tokio::time::timeout_at(deadline, self.reserve_in_turn(size)).await {
-            Ok(reserved) => reserved,
-            Err(_late) => Err(self.lock().room.refusal(&size, Instant::now())),
-        };
-        reserved.inspect_err(|_full| self.count_failed(batches))
-    }
-
-    async fn reserve_in_turn(&self, size: Size) -> Result<Reservation, QueueFull> {
-        // The semaphore is never closed; without a permit waiting is merely out of order.
-        let _turn = self.0.turn.acquire().await.ok();
-        loop {
-            let space = self.0.space.notified();
-            match self.try_reserve(size) {
-                Err(full) if !full.never_fits && !self.lock().closed => space.await,
-                reserved => return reserved,
-            }
-        }
-    }
-
-    fn try_reserve(&self, size: Size) -> Result<Reservation, QueueFull> {
+    /// Reads shares anew whenever `board` says that they changed.
+    pub fn follow(&self, board: &Arc<Board>) {
         let mut state = self.lock();
-        if state.closed || !state.room.fits(&size) {
-            return Err(state.room.refusal(&size, Instant::now()));
-        }
-        state.room.take(&size);
-        state.reservations += 1;
-        Ok(Reservation { queue: self.clone(), size, open: true })
-    }
-
-    fn count_failed(&self, batches: &[Batch]) {
-        for batch in batches {
-            self.0.metrics.enqueue_failed[batch.signal()].add(batch.items());
-        }
+        (state.board, state.shares) = (board.clone(), board.version());
+        state.schedule.reshare(board.guaranteed());
     }
 
     /// Waits for batches of one signal and takes them, oldest first; `None` once the queue is closed and
@@ -183,7 +163,7 @@ impl Queue {
         loop {
             let ready = self.0.ready.notified();
             match self.next(duty) {
-                Next::Taken(entries) => return Some(Lease::new(self.clone(), entries)),
+                Next::Taken(load) => return Some(Lease::new(self.clone(), load)),
                 Next::End => return None,
                 Next::Wait(None) => {
                     ready.await;
@@ -213,7 +193,7 @@ impl Queue {
             state.timed = false;
         }
         let closed = state.closed;
-        let next = state.fifo.take(&self.0.wanted, Instant::now(), closed);
+        let next = state.schedule.take(&self.0.wanted, Instant::now(), closed);
         match next {
             Next::Taken(_) => self.wake_consumer(&mut state),
             Next::End if closed && state.reservations == 0 => {}
@@ -228,7 +208,7 @@ impl Queue {
     /// Wakes a consumer unless one is on its way or there is nothing for it: nothing waits, or too little
     /// and a consumer already watches the time.
     fn wake_consumer(&self, state: &mut State) {
-        let idle = state.fifo.is_empty() || (state.timed && !state.fifo.has_enough(&self.0.wanted));
+        let idle = state.schedule.is_empty() || (state.timed && !state.schedule.has_enough(&self.0.wanted));
         if !state.woken && !idle {
             state.woken = true;
             // The one that slept least: the fewer consumers are busy, the more each can merge.
@@ -238,22 +218,20 @@ impl Queue {
 
     /// Refuses reservations from now on; what is reserved may still be committed, what waits is leased.
     pub fn close(&self) {
-        self.lock().closed = true;
+        let mut state = self.lock();
+        state.closed = true;
+        state.waiters.wake_all();
+        drop(state);
         self.0.ready.notify_waiters();
-        self.0.space.notify_waiters();
     }
 
     /// Takes everything that waits, to be ended by the caller; what is committed later is dropped.
     pub fn take_all(&self) -> Vec<Batch> {
-        let mut entries = Vec::new();
-        let all = Wanted::up_to(u64::MAX);
         let mut state = self.lock();
         state.ended = true;
-        while let Next::Taken(more) = state.fifo.take(&all, Instant::now(), true) {
-            entries.extend(more);
-        }
+        let entries = state.schedule.take_all();
         drop(state);
-        Lease::new(self.clone(), entries).end()
+        Lease::new(self.clone(), Load { entries, begun_by: None }).end()
     }
 
     /// Room in use, in bytes: reserved, waiting and leased.
@@ -277,13 +255,47 @@ impl Queue {
         *self.lock().room.bounds()
     }
 
-    /// Room is given back.
-    fn release(&self, size: &Size) {
-        let mut state = self.lock();
-        state.room.give_back(size, Instant::now());
-        self.show(&mut state);
+    /// Room in use by each tenant, by label; tenants that share a label are added up.
+    pub fn bytes_by_tenant(&self) -> Vec<(crate::identity::TenantId, u64)> {
+        let state = self.lock();
+        let mut all: Vec<_> =
+            state.schedule.flows.iter().map(|s| (s.flow.label().clone(), s.used.bytes)).collect();
         drop(state);
-        self.0.space.notify_one();
+        all.sort();
+        all.dedup_by(|next, first| {
+            let same = next.0 == first.0;
+            first.1 += if same { next.1 } else { 0 };
+            same
+        });
+        all
+    }
+
+    /// The room and the slot of a lease are given back.
+    fn release_leased(&self, load: &Load) {
+        let mut state = self.lock();
+        if let Some(place) = load.begun_by {
+            state.schedule.end(place);
+        }
+        let mut flow = None;
+        let mut total = Size::default();
+        for entry in &load.entries {
+            let size = Size::one(&entry.batch);
+            total += size;
+            state.schedule.flows.give_back(entry.place, &size);
+            flow = Some(entry.batch.flow().number());
+        }
+        self.released(&mut state, &total, flow);
+        self.wake_consumer(&mut state);
+    }
+
+    /// Some room is free again; `flow` is one of those that had it.
+    fn released(&self, state: &mut State, size: &Size, flow: Option<u64>) {
+        state.room.give_back(size, Instant::now());
+        self.show(state);
+        if let Some(flow) = flow {
+            state.waiters.wake(flow);
+        }
+        state.waiters.wake_next();
     }
 
     fn show(&self, state: &mut State) {
@@ -296,7 +308,14 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        let mut state = self.0.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let version = state.board.version();
+        if state.shares != version {
+            let guaranteed = state.board.guaranteed();
+            state.shares = version;
+            state.schedule.reshare(guaranteed);
+        }
+        state
     }
 }
 
@@ -318,60 +337,5 @@ impl Drop for Passes<'_> {
             Duty::Timed => state.timed = false,
         }
         self.0.wake_consumer(&mut state);
-    }
-}
-
-/// Room in a queue for the batches of one request; dropped, the room is free again.
-#[derive(Debug)]
-#[must_use]
-pub struct Reservation {
-    queue: Queue,
-    size: Size,
-    open: bool,
-}
-
-impl Reservation {
-    /// Hands the batches over: from here on the queue owns them.
-    ///
-    /// They are those that were reserved for, or fewer of them.
-    pub fn commit(mut self, batches: Vec<Batch>) {
-        self.open = false;
-        let actual = Size::of(&batches);
-        debug_assert!(actual.is_within(&self.size), "{actual:?} was not reserved, {:?} was", self.size);
-        let mut state = self.queue.lock();
-        state.reservations -= 1;
-        if state.ended {
-            drop(state);
-            self.queue.release(&self.size);
-            return batches.into_iter().for_each(|batch| batch.dropped(DroppedReason::Shutdown));
-        }
-        state.room.replace(&self.size, &actual);
-        for batch in batches {
-            batch.enter_queue();
-            state.fifo.push(batch);
-        }
-        self.queue.show(&mut state);
-        self.queue.wake_consumer(&mut state);
-        let done = state.closed && state.reservations == 0;
-        drop(state);
-        if done {
-            self.queue.0.ready.notify_waiters();
-        }
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        if !self.open {
-            return;
-        }
-        let mut state = self.queue.lock();
-        state.reservations -= 1;
-        let done = state.closed && state.reservations == 0;
-        drop(state);
-        self.queue.release(&self.size);
-        if done {
-            self.queue.0.ready.notify_waiters();
-        }
     }
 }

@@ -86,14 +86,38 @@ pub struct Bounds {
     pub max_bytes: u64,
 }
 
+impl Bounds {
+    /// A part of both bounds; at least one request, where requests are counted.
+    pub(super) fn share(&self, share: f64) -> Self {
+        // Every bound in use is far below 2^53.
+        let part = |bound: u64| if share >= 1.0 { bound } else { (bound as f64 * share) as u64 };
+        let least = u64::from(self.sizer == Sizer::Requests);
+        Self { sizer: self.sizer, capacity: part(self.capacity).max(least), max_bytes: part(self.max_bytes) }
+    }
+}
+
+/// Why a queue has no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// What is not guaranteed to others is in use, or the queue is closed.
+    Full,
+    /// A tenant of the request has its share of the queue already.
+    Share,
+}
+
 /// A queue has no room: refuse the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("sending queue is full")]
+#[error("{}", match cause {
+    Cause::Full => "sending queue is full",
+    Cause::Share => "the tenant's share of the sending queue is used up",
+})]
 pub struct QueueFull {
+    /// Who has to wait: everybody, or the tenant.
+    pub cause: Cause,
     /// When there may be room, going by how fast the queue empties: 1 to 30 s, scattered by a quarter so
     /// that clients do not come back together.
     pub retry_after: Duration,
-    /// The request is larger than the whole queue; it must not be tried again.
+    /// The request is larger than the queue, or its tenant's share of it, could ever be; it must not be tried again.
     pub never_fits: bool,
 }
 
@@ -130,16 +154,17 @@ impl Room {
         &self.used
     }
 
-    pub(super) fn fits(&self, size: &Size) -> bool {
-        self.is_within_bounds(&(self.used + *size))
-    }
-
-    fn is_within_bounds(&self, size: &Size) -> bool {
+    pub(super) fn is_within_bounds(&self, size: &Size) -> bool {
         size.by(self.bounds.sizer) <= self.bounds.capacity && size.bytes <= self.bounds.max_bytes
     }
 
     pub(super) fn take(&mut self, size: &Size) {
         self.used += *size;
+    }
+
+    /// Takes a [`Room::take`] back, as if it had not been.
+    pub(super) fn undo(&mut self, size: &Size) {
+        self.used -= *size;
     }
 
     /// What was reserved turned out to be less.
@@ -159,12 +184,20 @@ impl Room {
         }
     }
 
+    /// What a request is told that finds everything in use.
     pub(super) fn refusal(&self, size: &Size, now: Instant) -> QueueFull {
-        let scattered = self.wait(size, now).mul_f64(0.75 + 0.5 * fastrand::f64());
         QueueFull {
-            retry_after: scattered.clamp(SHORTEST_WAIT, LONGEST_WAIT),
+            cause: Cause::Full,
+            retry_after: scattered(self.wait(size, now)),
             never_fits: !self.is_within_bounds(size),
         }
+    }
+
+    /// What a tenant is told that has its share: `bytes` have to go at its `part` of the speed.
+    pub(super) fn share_refusal(&self, (bytes, part): (u64, f64), now: Instant) -> QueueFull {
+        let speed = self.speed(now).map(|speed| speed * part).filter(|speed| *speed >= 1.0);
+        let wait = speed.map_or(UNKNOWN_WAIT, |speed| at_speed(bytes as f64, speed));
+        QueueFull { cause: Cause::Share, retry_after: scattered(wait), never_fits: false }
     }
 
     /// The share of the queue that has to go, at the speed at which it goes.
@@ -180,11 +213,20 @@ impl Room {
             self.bounds.max_bytes,
             self.used.bytes,
         ));
-        let is_stale = now - self.window_start > LONGEST_WAIT;
-        if is_stale || self.bytes_per_second < 1.0 {
-            return UNKNOWN_WAIT;
-        }
-        let seconds = share * self.used.bytes as f64 / self.bytes_per_second;
-        Duration::from_secs_f64(seconds.min(LONGEST_WAIT.as_secs_f64())).max(SHORTEST_WAIT)
+        self.speed(now).map_or(UNKNOWN_WAIT, |speed| at_speed(share * self.used.bytes as f64, speed))
     }
+
+    /// Bytes a second, if anything was sent lately.
+    fn speed(&self, now: Instant) -> Option<f64> {
+        let is_stale = now.saturating_duration_since(self.window_start) > LONGEST_WAIT;
+        (!is_stale && self.bytes_per_second >= 1.0).then_some(self.bytes_per_second)
+    }
+}
+
+fn at_speed(bytes: f64, speed: f64) -> Duration {
+    Duration::from_secs_f64((bytes / speed).min(LONGEST_WAIT.as_secs_f64())).max(SHORTEST_WAIT)
+}
+
+fn scattered(wait: Duration) -> Duration {
+    wait.mul_f64(0.75 + 0.5 * fastrand::f64()).clamp(SHORTEST_WAIT, LONGEST_WAIT)
 }

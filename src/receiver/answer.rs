@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | broken data | INVALID_ARGUMENT | 400 | no |
 //! | too large, for good | RESOURCE_EXHAUSTED without RetryInfo | 413 | no |
+//! | the tenant has its share | RESOURCE_EXHAUSTED with RetryInfo | 429 with Retry-After | yes |
 //! | overloaded, shutting down | UNAVAILABLE with RetryInfo | 503 with Retry-After | yes |
 //! | credentials missing or not valid | UNAUTHENTICATED | 401 | no |
 //! | tenant not allowed | PERMISSION_DENIED | 403 | no |
@@ -134,6 +135,9 @@ fn of_refusal(refusal: &Refusal) -> Verdict {
         Refusal::NeverFits { .. } => {
             Verdict::refused(Code::ResourceExhausted, StatusCode::PAYLOAD_TOO_LARGE, None)
         }
+        Refusal::QueueShare { retry_after, .. } => {
+            Verdict::refused(Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, Some(*retry_after))
+        }
         Refusal::QueueFull { retry_after, .. }
         | Refusal::MemoryPressure { retry_after }
         | Refusal::Unverifiable { retry_after }
@@ -214,6 +218,8 @@ mod tests {
         refused(Malformed::Budget { limit: 1 }.into(), Code::ResourceExhausted, 413, None);
         refused(Refusal::NeverFits { exporter: exporter() }, Code::ResourceExhausted, 413, None);
         refused(Refusal::QueueFull { exporter: exporter(), retry_after }, Code::Unavailable, 503, SECOND);
+        let exhausted = Code::ResourceExhausted;
+        refused(Refusal::QueueShare { exporter: exporter(), retry_after }, exhausted, 429, SECOND);
         refused(Refusal::MemoryPressure { retry_after }, Code::Unavailable, 503, SECOND);
         refused(Refusal::ShuttingDown { retry_after }, Code::Unavailable, 503, SECOND);
         refused(Refusal::Anonymous, Code::Unauthenticated, 401, None);

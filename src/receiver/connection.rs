@@ -207,7 +207,7 @@ impl<I: Intake> Port<I> {
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), service));
         let life = Life::new(&self.rules, activity);
         let mut alarm = std::pin::pin!(tokio::time::sleep_until(life.first_look()));
-        let mut leaving = false;
+        let mut phase = Phase::Serving;
         loop {
             tokio::select! {
                 biased;
@@ -217,28 +217,41 @@ impl<I: Intake> Port<I> {
                     }
                     return;
                 }
-                () = alarm.as_mut() => {
-                    if leaving {
-                        return;
-                    }
-                    match life.look(Instant::now()) {
+                () = alarm.as_mut() => match phase {
+                    Phase::Leaving => return,
+                    Phase::Draining(since) => match life.rests_until(since, Instant::now()) {
+                        Some(at) => alarm.as_mut().reset(at),
+                        None => return,
+                    },
+                    Phase::Serving => match life.look(Instant::now()) {
                         Look::Again(at) => alarm.as_mut().reset(at),
                         Look::Leave(grace) => {
-                            leaving = true;
+                            phase = Phase::Leaving;
                             connection.as_mut().graceful_shutdown();
                             rearm(alarm.as_mut(), grace);
                         }
-                    }
-                }
-                () = draining.cancelled(), if !leaving => {
-                    leaving = true;
+                    },
+                },
+                () = draining.cancelled(), if !matches!(phase, Phase::Draining(_)) => {
+                    phase = Phase::Draining(Instant::now());
                     connection.as_mut().graceful_shutdown();
-                    // Who drains sets the deadline, for all connections together.
-                    rearm(alarm.as_mut(), None);
+                    // Who drains sets the deadline, for all connections together; but a client that has
+                    // nothing under way and does not go is not waited for.
+                    rearm(alarm.as_mut(), Some(LAST_WORDS));
                 }
             }
         }
     }
+}
+
+/// How far a connection is.
+#[derive(Clone, Copy)]
+enum Phase {
+    Serving,
+    /// Told to go, and cut by the alarm.
+    Leaving,
+    /// As above because the receiver drains, since then.
+    Draining(Instant),
 }
 
 /// Sets the alarm; none means practically never.
@@ -298,6 +311,14 @@ impl Life {
         let next = [self.old_at, idle_at, first_request_by].into_iter().flatten().min();
         // With no limit at all there is nothing to look for; a day is as good as never.
         Look::Again(next.unwrap_or(now + Duration::from_secs(24 * 3600)))
+    }
+}
+
+impl Life {
+    /// How long at least to wait for a client that was told to go; none: it had time enough.
+    fn rests_until(&self, told: Instant, now: Instant) -> Option<Instant> {
+        let until = self.activity.idle_since(now).max(told) + LAST_WORDS;
+        (until > now).then_some(until)
     }
 }
 

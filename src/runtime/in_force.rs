@@ -6,13 +6,13 @@ use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::prepare::{Checked, Running};
+use super::prepare::{Bounds, Checked};
 use crate::identity::TenantId;
 use crate::internal_telemetry::Telemetry;
 use crate::policies::watch::{Place, Status};
 use crate::policies::{InForce, Plan};
 use crate::tasks::Scope;
-use crate::tenant::Directory;
+use crate::tenant::{Class, Directory, Tenants};
 
 /// The one place that knows which policies hold.
 #[derive(Clone)]
@@ -21,13 +21,14 @@ pub(super) struct Policies(Arc<Shared>);
 struct Shared {
     current: ArcSwap<Current>,
     directory: Arc<ArcSwap<Directory>>,
+    table: Arc<Tenants>,
     telemetry: Telemetry,
 }
 
 struct Current {
     file: Arc<InForce>,
     place: Option<Place>,
-    running: Running,
+    bounds: Bounds,
     scope: Scope,
 }
 
@@ -35,9 +36,11 @@ impl Policies {
     /// Puts the checked policies in force and follows their file.
     pub(super) fn start(checked: &Checked, telemetry: &Telemetry, scope: &Scope) -> Self {
         let current = Current::new(checked, scope);
+        let table = checked.table(telemetry);
         let policies = Self(Arc::new(Shared {
             current: ArcSwap::from_pointee(current),
-            directory: checked.directory(telemetry),
+            directory: Arc::new(ArcSwap::from_pointee(Directory::new(checked.plan(), &table))),
+            table,
             telemetry: telemetry.clone(),
         }));
         policies.follow();
@@ -55,13 +58,14 @@ impl Policies {
     /// Follows another file, if the configuration names one.
     pub(super) async fn switch(&self, checked: &Checked, scope: &Scope) {
         let old = self.0.current.load_full();
+        self.0.table.set_max_dynamic(checked.max_dynamic_tenants());
         if old.place == checked.place {
-            old.running.store(Some(checked.verifiers.clone()));
+            old.bounds.follow(&checked.bounds);
             return;
         }
         old.scope.close(Instant::now() + super::STOP_GRACE).await;
         self.0.current.store(Arc::new(Current::new(checked, scope)));
-        self.0.directory.store(checked.directory(&self.0.telemetry).load_full());
+        self.0.directory.store(Arc::new(Directory::new(checked.plan(), &self.0.table)));
         self.follow();
     }
 
@@ -71,9 +75,9 @@ impl Policies {
     }
 
     /// The file that is followed.
-    pub(super) fn source(&self) -> (Option<Place>, Arc<InForce>, Running) {
+    pub(super) fn source(&self) -> (Option<Place>, Arc<InForce>) {
         let current = self.0.current.load();
-        (current.place.clone(), current.file.clone(), current.running.clone())
+        (current.place.clone(), current.file.clone())
     }
 
     /// The revision in force, and what is wrong with the file if it is refused.
@@ -112,15 +116,20 @@ impl Policies {
         let id = TenantId::new(tenant).ok()?;
         let directory = self.0.directory.load();
         let block = directory.plan().block(id.as_str());
-        let met = directory.met(&id);
-        let authenticated = met.is_some_and(|tenant| tenant.is_authenticated());
+        let share = directory.plan().share(id.as_str());
+        let (class, authenticated) = directory.standing(&id);
         Some(json!({
             "tenant": id.as_str(),
-            "class": class(directory.plan(), id.as_str(), authenticated),
+            "class": class.map(Class::as_str),
             "authenticated": authenticated,
             "revision": directory.plan().revision_name(),
             "tier": block.tier.as_deref(),
             "sampling": { "rate": block.rate },
+            "queue": {
+                "weight": share.weight,
+                "guaranteed_bytes": share.guaranteed_bytes,
+                "max_share": share.max_share,
+            },
         }))
     }
 
@@ -138,8 +147,7 @@ impl Policies {
                 let status = statuses.borrow_and_update().clone();
                 if status.revisions != before.revisions {
                     let plan = current.file.plan_arc();
-                    let ledger = policies.0.telemetry.ledger().clone();
-                    policies.0.directory.store(Arc::new(Directory::new(plan, ledger)));
+                    policies.0.directory.store(Arc::new(Directory::new(plan, &policies.0.table)));
                 }
                 policies.report(&status, Some(&before));
                 before = status;
@@ -195,21 +203,12 @@ impl Policies {
     }
 }
 
-/// Which bounds a tenant falls under: listed by its id, met with a proof, or neither.
-fn class(plan: &Plan, tenant: &str, authenticated: bool) -> &'static str {
-    match plan.configured_tenants().any(|configured| configured == tenant) {
-        true => "configured",
-        false if authenticated => "dynamic",
-        false => "_overflow",
-    }
-}
-
 impl Current {
     fn new(checked: &Checked, scope: &Scope) -> Self {
         Self {
             file: checked.policies.clone(),
             place: checked.place.clone(),
-            running: checked.running.clone(),
+            bounds: checked.bounds.clone(),
             scope: scope.child("policies"),
         }
     }

@@ -207,8 +207,8 @@ impl Collector {
     }
 
     async fn replace(&mut self) -> anyhow::Result<()> {
-        let (place, in_force, running) = self.policies.source();
-        let checked = prepare::check_to_reload(self.options.files(), (place.as_ref(), &in_force, &running))
+        let (place, in_force) = self.policies.source();
+        let checked = prepare::check_to_reload(self.options.files(), (place.as_ref(), &in_force))
             .map_err(|problems| anyhow::anyhow!("{}", problems.lines().join("\n")))?;
         let graph =
             checked.graph(&self.telemetry, self.policies.directory()).map_err(|p| anyhow::anyhow!("{p}"))?;

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 
 use crate::authentication::Verifiers;
 use crate::config::Config;
@@ -15,7 +15,7 @@ use crate::pipeline::Graph;
 use crate::policies::watch::Place;
 use crate::policies::{self, InForce, Plan};
 use crate::sampling;
-use crate::tenant::Directory;
+use crate::tenant::{Directory, Tenants};
 use crate::yaml::{Location, Problems, Source};
 
 /// The configuration of `run` without a file.
@@ -32,6 +32,60 @@ pub struct Files<'a> {
     pub policies: Option<&'a Path>,
 }
 
+/// What every check of the policies holds them against: the configuration in force.
+#[derive(Debug, Clone)]
+pub(super) struct Bounds(Arc<ArcSwap<Bound>>);
+
+#[derive(Debug, Clone)]
+struct Bound {
+    /// The bytes of the smallest queue: guarantees must fit in half of it.
+    smallest_queue: u64,
+    /// The ids of the verifiers that run; none if the configuration could not be read.
+    verifiers: Option<Vec<String>>,
+}
+
+impl Bounds {
+    fn of(config: Option<&Config>) -> Self {
+        let bytes = |config: &Config| {
+            let named = config.service.pipelines.values().flat_map(|pipeline| &pipeline.exporters);
+            named.filter_map(|id| config.exporters.get(id)).map(|e| e.max_queue_bytes().0).min()
+        };
+        let smallest_queue = config.and_then(bytes).unwrap_or(u64::MAX);
+        let verifiers = config.map(Verifiers::ids);
+        Self(Arc::new(ArcSwap::from_pointee(Bound { smallest_queue, verifiers })))
+    }
+
+    /// Another configuration is in force.
+    pub(super) fn follow(&self, other: &Self) {
+        self.0.store(other.0.load_full());
+    }
+
+    /// Reads a text and holds it against these bounds.
+    fn prepare(&self, text: &Source) -> Result<(Plan, Problems), Problems> {
+        let bound = self.0.load_full();
+        let (plan, warnings) = sampling::prepare(text, jiff::Timestamp::now(), bound.verifiers.as_deref())?;
+        bound.fits(&plan, text).map(|()| (plan, warnings))
+    }
+}
+
+impl Bound {
+    /// Whether a plan that was good under another configuration is good under this one.
+    fn fits(&self, plan: &Plan, source: &Source) -> Result<(), Problems> {
+        let mut problems = Problems::new();
+        plan.check_guarantees(self.smallest_queue, source, &mut problems);
+        let named = plan.identity.authenticate.iter().filter_map(|proof| proof.verifier());
+        for id in named {
+            if self.verifiers.as_ref().is_some_and(|running| !running.iter().any(|one| one == id)) {
+                let message =
+                    format!("the policies need the verifier `{id}`, which is not in service.extensions");
+                let place = Location::start_of(Arc::new(source.clone()));
+                problems.error(&place, "identity.authenticate", message, None);
+            }
+        }
+        if problems.errors() == 0 { Ok(()) } else { Err(problems) }
+    }
+}
+
 /// Two files that are good.
 pub struct Checked {
     /// The static configuration.
@@ -42,12 +96,10 @@ pub struct Checked {
     pub policies: Arc<InForce>,
     /// Where they are watched; `None`: embedded.
     pub place: Option<Place>,
-    /// The verifiers that policies may name, as whoever checks a changed file knows them.
-    pub(super) running: Running,
-    /// The verifiers of the configuration.
-    pub(super) verifiers: Arc<Vec<String>>,
     /// What is questionable about the two.
     pub warnings: Problems,
+    /// What reloads of the policies are held against.
+    pub(super) bounds: Bounds,
 }
 
 impl Checked {
@@ -57,16 +109,12 @@ impl Checked {
     }
 }
 
-/// The ids of the verifiers that run, as every check of the policies finds them; none if the configuration
-/// could not be read.
-pub(super) type Running = Arc<ArcSwapOption<Vec<String>>>;
-
 /// Checks both files as they are on disk.
 ///
 /// # Errors
 /// Everything that is wrong with either.
 pub fn check(files: Files<'_>) -> Result<Checked, Problems> {
-    checked(files, |place, running| load(Place { last_good: None, ..place.clone() }, running))
+    checked(files, |place, bounds| load(Place { last_good: None, ..place.clone() }, bounds))
 }
 
 /// Checks both files to run with them: where the policies file is bad, the last good one is taken.
@@ -74,7 +122,7 @@ pub fn check(files: Files<'_>) -> Result<Checked, Problems> {
 /// # Errors
 /// Everything that is wrong; the program cannot start.
 pub(super) fn check_to_run(files: Files<'_>) -> Result<Checked, Problems> {
-    checked(files, |place, running| load(place.clone(), running))
+    checked(files, |place, bounds| load(place.clone(), bounds))
 }
 
 /// Checks the configuration; the policies stay those in force unless another file is named.
@@ -83,42 +131,32 @@ pub(super) fn check_to_run(files: Files<'_>) -> Result<Checked, Problems> {
 /// Everything that is wrong; what runs goes on.
 pub(super) fn check_to_reload(
     files: Files<'_>,
-    (place_now, in_force, running): (Option<&Place>, &Arc<InForce>, &Running),
+    (place_now, in_force): (Option<&Place>, &Arc<InForce>),
 ) -> Result<Checked, Problems> {
-    let mut checked = checked(files, |place, fresh| match place_now == Some(place) {
-        true => Ok(in_force.clone()),
-        false => load(place.clone(), fresh),
-    })?;
-    if checked.place.as_ref() == place_now {
-        // The policies that stay go on with what they are checked by.
-        checked.running = running.clone();
-    }
-    Ok(checked)
+    checked(files, |place, bounds| match place_now == Some(place) {
+        true => {
+            let source = Source::new(place.path.display().to_string(), "");
+            bounds.0.load().fits(&in_force.plan_arc(), &source).map(|()| in_force.clone())
+        }
+        false => load(place.clone(), bounds),
+    })
 }
 
-fn load(place: Place, running: &Running) -> Result<Arc<InForce>, Problems> {
-    let running = running.clone();
-    InForce::load(
-        place,
-        Box::new(move |text: &Source| {
-            let running = running.load_full();
-            let running = running.as_ref().map(|running| running.as_slice());
-            sampling::prepare(text, jiff::Timestamp::now(), running)
-        }),
-    )
+fn load(place: Place, bounds: &Bounds) -> Result<Arc<InForce>, Problems> {
+    let bounds = bounds.clone();
+    InForce::load(place, Box::new(move |text: &Source| bounds.prepare(text)))
 }
 
 fn checked(
     files: Files<'_>,
-    load: impl FnOnce(&Place, &Running) -> Result<Arc<InForce>, Problems>,
+    load: impl FnOnce(&Place, &Bounds) -> Result<Arc<InForce>, Problems>,
 ) -> Result<Checked, Problems> {
     let (config, mut problems) = load_config(files);
-    let verifiers = config.as_ref().map(Verifiers::ids).map(Arc::new);
-    let running = Arc::new(ArcSwapOption::new(verifiers.clone()));
     let place = place(files.policies, config.as_ref());
+    let bounds = Bounds::of(config.as_ref());
     let policies = match &place {
         None => Ok(InForce::fixed(policies::default_plan())),
-        Some(place) => load(place, &running),
+        Some(place) => load(place, &bounds),
     };
     let policies = match policies {
         Ok(policies) => {
@@ -132,10 +170,10 @@ fn checked(
     };
     let (Some(config), Some(policies)) = (config, policies) else { return Err(problems) };
     let config_name = name(files.config);
-    let verifiers = verifiers.unwrap_or_default();
-    let checked = Checked { config, config_name, policies, place, running, verifiers, warnings: problems };
-    checked.missing_verifiers()?;
-    checked.graph(&Telemetry::detached(), &checked.directory(&Telemetry::detached()))?;
+    let checked = Checked { config, config_name, policies, place, warnings: problems, bounds };
+    let telemetry = Telemetry::detached();
+    let directory = Directory::new(checked.plan(), &checked.table(&telemetry));
+    checked.graph(&telemetry, &Arc::new(ArcSwap::from_pointee(directory)))?;
     Ok(checked)
 }
 
@@ -151,7 +189,7 @@ fn load_config(files: Files<'_>) -> (Option<Config>, Problems) {
 /// What `--policies` says, else the extension `policies`.
 fn place(argument: Option<&Path>, config: Option<&Config>) -> Option<Place> {
     let extension = config.and_then(Config::policies).cloned().unwrap_or_default();
-    let PoliciesExtension { path, poll_interval, last_good } = extension;
+    let PoliciesExtension { path, poll_interval, last_good, max_dynamic_tenants: _ } = extension;
     let path: Option<PathBuf> = argument.map(Path::to_owned).or(path);
     path.map(|path| Place { path, poll_interval, last_good })
 }
@@ -164,24 +202,14 @@ fn name(sources: &[String]) -> String {
 }
 
 impl Checked {
-    /// The policies as requests look them up, before anybody was met.
-    pub(super) fn directory(&self, telemetry: &Telemetry) -> Arc<ArcSwap<Directory>> {
-        Arc::new(ArcSwap::from_pointee(Directory::new(self.plan(), telemetry.ledger().clone())))
+    /// The table of tenants, before anybody was met.
+    pub(super) fn table(&self, telemetry: &Telemetry) -> Arc<Tenants> {
+        Tenants::new(telemetry.ledger(), &self.plan(), self.max_dynamic_tenants())
     }
 
-    /// The policies in force may stay while the configuration changes.
-    fn missing_verifiers(&self) -> Result<(), Problems> {
-        let plan = self.plan();
-        let named = plan.identity.authenticate.iter().filter_map(|source| source.verifier());
-        let missing = named.filter(|id| !self.verifiers.iter().any(|running| running == id));
-        let mut problems = Problems::new();
-        for id in missing {
-            let place = Location::start_of(Arc::new(Source::new(self.config_name.clone(), "")));
-            let message =
-                format!("the policies need the verifier `{id}`, which is not among service.extensions");
-            problems.error(&place, "service.extensions", message, None);
-        }
-        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    /// How many tenants are told apart that the policies do not list.
+    pub(super) fn max_dynamic_tenants(&self) -> usize {
+        self.config.policies().map_or_else(PoliciesExtension::default, Clone::clone).max_dynamic_tenants
     }
 
     /// The components of the configuration, connected.

@@ -51,27 +51,27 @@ pub struct Sender<'a> {
 }
 
 /// What one claim says.
-#[derive(Debug, Clone)]
-pub(super) enum Named {
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Named<'a> {
     Nothing,
-    Tenant(Arc<Tenant>),
+    Tenant(&'a str),
     /// Something that is no tenant id, or one of Tollgate's own.
     Nonsense,
 }
 
-impl Named {
-    fn new(directory: &Directory, text: Option<&str>) -> Self {
+impl<'a> Named<'a> {
+    fn new(text: Option<&'a str>) -> Self {
         match text {
             Some("") => Named::Nothing,
-            Some(text) => directory.claimed(text).map_or(Named::Nonsense, Named::Tenant),
-            None => Named::Nonsense,
+            Some(text) if TenantId::check(text).is_ok() => Named::Tenant(text),
+            _ => Named::Nonsense,
         }
     }
 }
 
-impl Sender<'_> {
+impl<'s> Sender<'s> {
     /// What the headers claim, in the order of the policies; claims of resources stand as nothing.
-    pub(super) fn named(&self) -> Result<Vec<Named>, ClaimRefused> {
+    pub(super) fn named(&self) -> Result<Vec<Named<'s>>, ClaimRefused> {
         let of_claim = |claim: &Claim| match claim {
             Claim::Header(name) => self.in_header(name),
             Claim::Resource(_) => Ok(Named::Nothing),
@@ -79,11 +79,11 @@ impl Sender<'_> {
         self.directory.claims().iter().map(of_claim).collect()
     }
 
-    fn in_header(&self, name: &HeaderName) -> Result<Named, ClaimRefused> {
+    fn in_header(&self, name: &HeaderName) -> Result<Named<'s>, ClaimRefused> {
         let mut values = self.claims.0.get_all(name).iter();
         match (values.next(), values.next()) {
             (None, _) => Ok(Named::Nothing),
-            (Some(value), None) => Ok(Named::new(self.directory, value.to_str().ok())),
+            (Some(value), None) => Ok(Named::new(value.to_str().ok())),
             _ => Err(ClaimRefused::Duplicate { header: name.as_str().to_owned() }),
         }
     }
@@ -91,24 +91,27 @@ impl Sender<'_> {
     /// The tenant of a part.
     pub(super) fn tenant_of(
         &self,
-        named: &[Named],
+        named: &[Named<'_>],
         draft: &Draft<'_>,
         part: PartId,
     ) -> Result<Arc<Tenant>, ClaimRefused> {
         for (claim, header) in self.directory.claims().iter().zip(named) {
-            let attribute;
             let named = match claim {
-                Claim::Header(_) => header,
+                Claim::Header(_) => *header,
                 Claim::Resource(key) => {
                     let value = draft.resource_attribute(part, key);
-                    attribute =
-                        value.map_or(Named::Nothing, |value| Named::new(self.directory, value.as_str()));
-                    &attribute
+                    value.map_or(Named::Nothing, |value| Named::new(value.as_str()))
                 }
             };
             match named {
                 Named::Nothing => {}
-                Named::Tenant(tenant) if self.caller.may_assert(&tenant.id) => return Ok(tenant.clone()),
+                Named::Tenant(id) if self.caller.may_assert(id) => {
+                    let own = self.caller.own.as_ref().is_some_and(|own| own.as_str() == id);
+                    let proven = own || self.caller.is_taken_at_its_word();
+                    if let Some(tenant) = self.directory.named(id, proven) {
+                        return Ok(tenant);
+                    }
+                }
                 Named::Nonsense if self.caller.is_believed() => {}
                 Named::Tenant(_) | Named::Nonsense => {
                     self.note(claim, draft, part);
@@ -124,7 +127,7 @@ impl Sender<'_> {
         match self.directory.on_mismatch() {
             OnMismatch::Overwrite => self.own(ClaimRefused::NotAllowed),
             OnMismatch::Refuse => Err(ClaimRefused::NotAllowed),
-            OnMismatch::Overflow => Ok(self.directory.tenant(&TenantId::overflow())),
+            OnMismatch::Overflow => Ok(self.directory.tenant(&TenantId::overflow(), false)),
         }
     }
 
@@ -138,7 +141,8 @@ impl Sender<'_> {
             (None, _) => anonymous.own.as_ref(),
         };
         match own {
-            Some(own) => Ok(self.directory.tenant(own)),
+            // Proven, or set by the policies: no sender can invent it.
+            Some(own) => Ok(self.directory.tenant(own, true)),
             None if self.caller.source.is_some() => Err(ClaimRefused::NotAllowed),
             None => Err(otherwise),
         }

@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use moka::sync::Cache;
 
+use super::table::{Class, Seat, Tenants};
 use crate::authentication::{Caller, Callers};
+use crate::flow::Flow;
 use crate::identity::TenantId;
-use crate::outcome::{Account, Ledger};
+use crate::outcome::Account;
 use crate::policies::{Block, Claim, Enrichment, OnMismatch, Plan};
 
 /// How many tenants are remembered with what holds for them; more are looked up anew each time.
@@ -20,8 +22,15 @@ pub struct Tenant {
     pub id: TenantId,
     /// Where its items are counted.
     pub account: Arc<Account>,
+    /// Its line in the queues.
+    pub flow: Flow,
     /// What the policies say of it.
     pub block: Block,
+    /// Its place in the table of tenants; data no `tenant` processor has looked at has none.
+    seat: Option<Seat>,
+    /// Whether its id was proven, or chosen by the policies. Who is not is told apart only if the policies
+    /// list it.
+    proven: bool,
     authenticated: AtomicBool,
 }
 
@@ -42,19 +51,34 @@ impl Tenant {
 #[derive(Debug)]
 pub struct Directory {
     plan: Arc<Plan>,
-    ledger: Arc<Ledger>,
+    table: Arc<Tenants>,
     tenants: Cache<TenantId, Arc<Tenant>>,
     unattributed: Arc<Tenant>,
     callers: Arc<Callers>,
 }
 
 impl Directory {
-    /// A directory nobody was met in yet. Look-ups of another revision are never mixed in, because
-    /// each revision has its own.
-    pub fn new(plan: Arc<Plan>, ledger: Arc<Ledger>) -> Self {
-        let unattributed = Arc::new(meet(&plan, &ledger, &TenantId::unattributed()));
+    /// Puts a plan in force; nobody was met under it yet. Look-ups of another revision are never mixed
+    /// in, because each revision has its own.
+    pub fn new(plan: Arc<Plan>, table: &Arc<Tenants>) -> Self {
+        table.adopt(&plan);
+        let id = TenantId::unattributed();
+        let unattributed = Arc::new(Tenant {
+            account: table.account(&id),
+            flow: Flow::of_nobody(),
+            block: plan.block(id.as_str()).clone(),
+            id,
+            seat: None,
+            proven: true,
+            authenticated: AtomicBool::new(false),
+        });
         let callers = Arc::new(Callers::new(plan.clone()));
-        Self { plan, ledger, tenants: Cache::new(REMEMBERED), unattributed, callers }
+        Self { plan, table: table.clone(), tenants: Cache::new(REMEMBERED), unattributed, callers }
+    }
+
+    /// Where it is decided who is told apart.
+    pub fn table(&self) -> &Arc<Tenants> {
+        &self.table
     }
 
     /// The policies.
@@ -62,37 +86,36 @@ impl Directory {
         &self.plan
     }
 
-    /// Who was met under this revision.
-    pub fn callers(&self) -> &Arc<Callers> {
-        &self.callers
-    }
-
-    /// A tenant that was met under this revision; none, or long ago: `None`.
-    pub fn met(&self, id: &TenantId) -> Option<Arc<Tenant>> {
-        self.tenants.get(id)
-    }
-
     /// The tenant of data no `tenant` processor has looked at.
     pub fn unattributed(&self) -> &Arc<Tenant> {
         &self.unattributed
     }
 
-    /// The tenant with this id.
-    pub fn tenant(&self, id: &TenantId) -> Arc<Tenant> {
-        if let Some(tenant) = self.tenants.get(id) {
-            return tenant;
-        }
-        let tenant = Arc::new(meet(&self.plan, &self.ledger, id));
-        self.tenants.insert(id.clone(), tenant.clone());
-        tenant
+    /// Who was met under this revision.
+    pub fn callers(&self) -> &Arc<Callers> {
+        &self.callers
     }
 
-    /// The tenant a claim names; `None` if what it says is no tenant id, or one of Tollgate's own.
-    pub(super) fn claimed(&self, id: &str) -> Option<Arc<Tenant>> {
+    /// Why a tenant is told apart or not, if that is known, and whether a sender proved to send for it.
+    pub fn standing(&self, id: &TenantId) -> (Option<Class>, bool) {
         if let Some(tenant) = self.tenants.get(id) {
-            return (!id.starts_with('_')).then_some(tenant);
+            return (tenant.seat.as_ref().map(|seat| seat.class), tenant.is_authenticated());
         }
-        TenantId::new(id).ok().map(|id| self.tenant(&id))
+        let listed = self.plan.configured_tenants().any(|listed| listed == id.as_str());
+        (listed.then_some(Class::Configured), false)
+    }
+
+    /// The tenant with this id, which is proven, or chosen by the policies, or a mere claim.
+    pub(super) fn tenant(&self, id: &TenantId, proven: bool) -> Arc<Tenant> {
+        self.known(id.as_str(), proven).unwrap_or_else(|| self.meet(id, proven))
+    }
+
+    /// [`Directory::tenant`], of a text that was found to be an id.
+    pub(super) fn named(&self, id: &str, proven: bool) -> Option<Arc<Tenant>> {
+        if let Some(tenant) = self.known(id, proven) {
+            return Some(tenant);
+        }
+        TenantId::new(id).ok().map(|id| self.meet(&id, proven))
     }
 
     pub(super) fn claims(&self) -> &[Claim] {
@@ -106,9 +129,26 @@ impl Directory {
     pub(super) fn enrichment(&self) -> &Enrichment {
         &self.plan.enrichment
     }
-}
 
-fn meet(plan: &Plan, ledger: &Ledger, id: &TenantId) -> Tenant {
-    let block = plan.block(id.as_str()).clone();
-    Tenant { id: id.clone(), account: ledger.account(id), block, authenticated: AtomicBool::new(false) }
+    /// A tenant met before, if its place in the table still is what it was.
+    fn known(&self, id: &str, proven: bool) -> Option<Arc<Tenant>> {
+        let tenant = self.tenants.get(id).filter(|tenant| tenant.proven || !proven)?;
+        let is_current = |seat: &Seat| self.table.is_current(&tenant.id, seat, tenant.proven);
+        tenant.seat.as_ref().is_none_or(is_current).then_some(tenant)
+    }
+
+    fn meet(&self, id: &TenantId, proven: bool) -> Arc<Tenant> {
+        let seat = self.table.seat(id, proven);
+        let tenant = Arc::new(Tenant {
+            id: id.clone(),
+            account: seat.account.clone(),
+            flow: seat.flow.clone(),
+            block: self.plan.block(id.as_str()).clone(),
+            seat: Some(seat),
+            proven,
+            authenticated: AtomicBool::new(false),
+        });
+        self.tenants.insert(id.clone(), tenant.clone());
+        tenant
+    }
 }

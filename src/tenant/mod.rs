@@ -4,16 +4,19 @@
 //! it may name and what becomes of the rest. Not here: how much of a tenant's data may pass (`sampling`).
 //! Invariant: every item of a request belongs to exactly one tenant, and its resource says so.
 
+mod busiest;
 mod claims;
 mod directory;
 mod enrichment;
 mod owners;
+mod table;
 #[cfg(test)]
 mod tests;
 
 pub use claims::{ClaimHeaders, Sender};
 pub use directory::{Directory, Tenant};
 pub use owners::Owners;
+pub use table::{Class, Seat, Tenants};
 
 use http::HeaderMap;
 

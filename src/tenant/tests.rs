@@ -10,7 +10,7 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use prost::Message;
 
-use super::{ClaimHeaders, ClaimRefused, Directory, Owners, Sender, attribute};
+use super::{ClaimHeaders, ClaimRefused, Directory, Owners, Sender, Tenants, attribute};
 use crate::otlp::{Draft, Edits, Index, Limits, Signal};
 use crate::outcome::Ledger;
 use crate::policies;
@@ -19,7 +19,9 @@ use crate::yaml::Source;
 fn directory(policies: &str) -> Directory {
     let text = format!("version: 1\nrules: []\n{policies}");
     let (plan, _) = policies::parse(&Source::new("test", text), jiff::Timestamp::UNIX_EPOCH).unwrap();
-    Directory::new(Arc::new(plan), Arc::new(Ledger::new(10)))
+    let plan = Arc::new(plan);
+    let table = Tenants::new(&Arc::<Ledger>::default(), &plan, 10);
+    Directory::new(plan, &table)
 }
 
 type Attributes = &'static [(&'static str, &'static str)];

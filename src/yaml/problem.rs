@@ -247,7 +247,8 @@ impl Problems {
 
 /// The line with `*` for every character that must not be shown.
 fn masked(begin: usize, line: &str, mut hidden: Vec<Range<usize>>) -> String {
-    hidden.extend(secret_looking(line).map(|r| r.start + begin..r.end + begin));
+    let secrets = secret_looking(line).into_iter().chain(credentials(line));
+    hidden.extend(secrets.map(|r| r.start + begin..r.end + begin));
     let hide = |at: usize| hidden.iter().any(|range| range.contains(&at));
     line.char_indices()
         .map(|(at, c)| match c {
@@ -293,6 +294,15 @@ fn secret_looking(line: &str) -> Option<Range<usize>> {
     let key = line[..colon].to_ascii_lowercase();
     let secret = SECRET_KEYS.iter().any(|word| key.contains(word));
     secret.then_some(colon + 1..line.len())
+}
+
+/// What stands before the host of each URL on a line.
+fn credentials(line: &str) -> impl Iterator<Item = Range<usize>> {
+    line.match_indices("://").filter_map(|(at, slashes)| {
+        let begin = at + slashes.len();
+        let authority = line[begin..].split(['/', '"', '\'', ' ', ',', '}', ']']).next()?;
+        authority.rfind('@').map(|end| begin..begin + end)
+    })
 }
 
 impl fmt::Display for Problems {

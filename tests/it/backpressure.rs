@@ -11,16 +11,24 @@ fn gate_with_queue(sink: &Sink, queue: &str) -> String {
     gate(sink).replace("retry_on_failure:", &format!("sending_queue: {queue}, retry_on_failure:"))
 }
 
+/// One tenant may fill the queue.
+const WHOLE_QUEUE: &str = "
+version: 1
+identity: { claims: [{ header: x-tenant-id }] }
+defaults: { queue: { max_share: 1 } }
+rules: []
+";
+
 #[derive(Clone, PartialEq, Message)]
-struct Details {
+pub struct Details {
     #[prost(message, repeated, tag = "3")]
-    details: Vec<Any>,
+    pub details: Vec<Any>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Any {
+pub struct Any {
     #[prost(string, tag = "1")]
-    type_url: String,
+    pub type_url: String,
 }
 
 #[tokio::test]
@@ -28,7 +36,7 @@ async fn a_full_queue_refuses_and_tells_when_to_retry_and_loses_nothing_it_accep
     let sink = Sink::start().await;
     sink.answer(Answer::Unavailable);
     let config = gate_with_queue(&sink, "{ queue_size: 5, num_consumers: 1 }");
-    let tollgate = Tollgate::with(&config).start().await;
+    let tollgate = Tollgate::with(&config).policies(WHOLE_QUEUE).start().await;
     let grpc = Grpc::connect(tollgate.address("otlp/grpc")).await.tenant("acme");
     let mut accepted = 0;
     let refusal = loop {

@@ -115,7 +115,8 @@ async fn a_certificate_of_the_mesh_says_whose_data_it_is() {
     };
     assert_eq!(send(Some(&acme), "acme").await, Some(200));
     assert_eq!(send(Some(&gateway), "globex").await, Some(200));
-    assert_eq!(send(Some(&authority.sign("acme")), "nobody").await, Some(401));
+    let nameless = authority.sign("acme");
+    assert_eq!(send(Some(&nameless), "nobody").await, Some(401));
     assert_eq!(send(None, "nobody").await, None);
     for item in backend.wait_for("traces", 2).await {
         assert_eq!(item.resource["tenant.id"], item.name);

@@ -15,6 +15,7 @@ mod cli;
 mod clients;
 mod documents;
 mod examples;
+mod fairness;
 mod gate;
 mod harness;
 mod identity;

@@ -53,6 +53,15 @@ impl Exporter {
         queue.batch.get_or_insert(batching);
     }
 
+    /// The most its queue may hold.
+    pub fn max_queue_bytes(&self) -> ByteSize {
+        match self {
+            Exporter::OtlpGrpc(config) => config.sending_queue.max_bytes,
+            Exporter::OtlpHttp(config) => config.sending_queue.max_bytes,
+            Exporter::Debug(_) | Exporter::Nop(_) | Exporter::File(_) => SendingQueue::default().max_bytes,
+        }
+    }
+
     /// Every problem of this exporter, errors and warnings.
     pub fn check(&self) -> Vec<Found> {
         match self {

@@ -8,8 +8,11 @@ use super::{OtlpPush, Telemetry};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadPush {
     /// Not a URL with a host.
-    #[error("`{0}` is not an endpoint such as http://localhost:4317")]
-    Endpoint(String),
+    #[error("not an endpoint such as http://localhost:4317")]
+    Endpoint,
+    /// A name or password before the host: it would stand in logs.
+    #[error("`user@` has no place in an endpoint; write credentials as `headers`")]
+    Credentials,
     /// Not something a header can be.
     #[error("header `{name}` has a name or value that cannot be sent")]
     Header {
@@ -30,7 +33,7 @@ impl BadPush {
     /// The key of the destination that must change.
     pub(super) fn key(&self) -> String {
         match self {
-            BadPush::Endpoint(_) => "endpoint".to_owned(),
+            BadPush::Endpoint | BadPush::Credentials => "endpoint".to_owned(),
             BadPush::Header { position, .. } => format!("headers[{position}]"),
             BadPush::HalfAPair { key } => (*key).to_owned(),
         }
@@ -55,7 +58,7 @@ impl OtlpPush {
     /// The endpoint with its scheme.
     ///
     /// # Errors
-    /// [`BadPush::Endpoint`]: the configuration is refused.
+    /// [`BadPush::Endpoint`], [`BadPush::Credentials`]: the configuration is refused.
     pub fn url(&self) -> Result<Uri, BadPush> {
         let text = match (self.endpoint.contains("://"), self.insecure) {
             (true, _) => self.endpoint.clone(),
@@ -64,8 +67,11 @@ impl OtlpPush {
         };
         let is_http = |url: &Uri| matches!(url.scheme_str(), Some("http" | "https"));
         match text.parse::<Uri>() {
+            Ok(url) if url.authority().is_some_and(|authority| authority.as_str().contains('@')) => {
+                Err(BadPush::Credentials)
+            }
             Ok(url) if is_http(&url) && url.host().is_some_and(|host| !host.is_empty()) => Ok(url),
-            _ => Err(BadPush::Endpoint(self.endpoint.clone())),
+            _ => Err(BadPush::Endpoint),
         }
     }
 

@@ -109,18 +109,20 @@ traces:
   processors:
     - batch: {exporter: {otlp: {endpoint: 'a b', client_key: k.pem}}}
     - batch: {exporter: {otlp: {endpoint: 'localhost:4317', insecure: true}}}
+    - batch: {exporter: {otlp: {endpoint: 'http://u:secret@localhost:4317'}}}
 ",
     );
     let what: Vec<_> = problems.iter().map(|line| line.split_once(": ").unwrap().1).collect();
     assert_eq!(
         what,
         [
-            "service.telemetry.metrics.readers[0].periodic.exporter.otlp.endpoint: `http://` is not an endpoint such as http://localhost:4317",
-            "service.telemetry.metrics.readers[1].periodic.exporter.otlp.endpoint: `ftp://a:1` is not an endpoint such as http://localhost:4317",
+            "service.telemetry.metrics.readers[0].periodic.exporter.otlp.endpoint: not an endpoint such as http://localhost:4317",
+            "service.telemetry.metrics.readers[1].periodic.exporter.otlp.endpoint: not an endpoint such as http://localhost:4317",
             "service.telemetry.metrics.readers[1].periodic.exporter.otlp.headers[1]: header `a b` has a name or value that cannot be sent",
             "service.telemetry.metrics.readers[1].periodic.exporter.otlp.headers[2]: header `k-bin` has a name or value that cannot be sent",
-            "service.telemetry.traces.processors[0].batch.exporter.otlp.endpoint: `a b` is not an endpoint such as http://localhost:4317",
+            "service.telemetry.traces.processors[0].batch.exporter.otlp.endpoint: not an endpoint such as http://localhost:4317",
             "service.telemetry.traces.processors[0].batch.exporter.otlp.client_key: `client_certificate` and `client_key` need each other",
+            "service.telemetry.traces.processors[2].batch.exporter.otlp.endpoint: `user@` has no place in an endpoint; write credentials as `headers`",
         ]
     );
 }

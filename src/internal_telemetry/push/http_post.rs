@@ -43,17 +43,16 @@ impl HttpPost {
         default_path: &'static str,
         metadata: MetadataMap,
     ) -> Result<Self, PushError> {
-        let bad = || BadPush::Endpoint(otlp.endpoint.clone());
         let mut url = otlp.url()?;
         if url.path() == "/" {
             let mut parts = url.into_parts();
             parts.path_and_query = Some(http::uri::PathAndQuery::from_static(default_path));
-            url = Uri::from_parts(parts).map_err(|_| bad())?;
+            url = Uri::from_parts(parts).map_err(|_| BadPush::Endpoint)?;
         }
         let authority = url.authority().map_or("", |authority| authority.as_str());
         // Without the user name a URL may have.
-        let host =
-            HeaderValue::from_str(authority.rsplit('@').next().unwrap_or(authority)).map_err(|_| bad())?;
+        let host = HeaderValue::from_str(authority.rsplit('@').next().unwrap_or(authority))
+            .map_err(|_| BadPush::Endpoint)?;
         let mut headers = metadata.into_headers();
         headers.insert(header::HOST, host);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));

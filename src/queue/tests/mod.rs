@@ -7,8 +7,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::identity::TenantId;
 use crate::otlp::Signal;
-use crate::outcome::{Account, Books};
+use crate::outcome::{Account, Books, DroppedReason};
 
+mod fair;
 mod model;
 
 const MIB: u64 = 1024 * 1024;

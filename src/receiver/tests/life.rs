@@ -59,6 +59,27 @@ async fn drain_says_goaway_and_lets_requests_under_way_finish() {
 }
 
 #[tokio::test]
+async fn clients_with_nothing_under_way_that_do_not_go_do_not_hold_up_the_drain() {
+    let server = start(defaults(), accepts()).await;
+    // A preface without a request, whose client answers no ping; half a head; nothing at all.
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let mut held = Vec::new();
+    for (address, bytes) in
+        [(server.grpc(), &preface[..]), (server.http(), b"POST /v1/tra"), (server.http(), b"")]
+    {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        socket.write_all(bytes).await.unwrap();
+        held.push(socket);
+    }
+    let open = || server.metrics.grpc.connections.get() + server.metrics.http.connections.get();
+    eventually("all are served", || open() == 3).await;
+    server.receiver.drain(Instant::now() + PATIENCE).await;
+    assert_eq!((open(), server.scope.aborted()), (0, 0));
+    drop(held);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn what_does_not_finish_by_the_deadline_is_cut() {
     let waiting = Arc::new(AtomicUsize::new(0));
     let server = start(defaults(), hangs(&waiting)).await;

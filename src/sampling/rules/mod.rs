@@ -122,6 +122,20 @@ pub struct ShadowOutcome {
 }
 
 impl Decision {
+    /// The decision about a span without marks that certainly passes: what [`Marks`] would come to.
+    fn certain(found: &Found) -> Self {
+        Self {
+            keep: true,
+            dropped: false,
+            rule: found.rule,
+            probability: found.probability,
+            threshold: Some(Threshold::ALWAYS),
+            write: Write::Nothing,
+            randomness: None,
+            oddities: Oddities::default(),
+        }
+    }
+
     /// The `decision` label of the counters.
     pub fn label(&self) -> &'static str {
         match (self.keep, self.dropped) {
@@ -228,6 +242,10 @@ impl Evaluator {
     pub fn decide(&mut self, plan: &Plan, item: &ItemFacts<'_>) -> Decision {
         self.shadows.clear();
         let found = self.walk(plan, item);
+        let is_unmarked = self.signal == Signal::Traces && item.trace_state.is_empty();
+        if is_unmarked && found.probability >= 1.0 && self.shadows.is_empty() {
+            return Decision::certain(&found);
+        }
         let marks = Marks::of(item, self.signal, found.probability < 1.0 || !self.shadows.is_empty());
         for shadow in &mut self.shadows {
             let threshold =

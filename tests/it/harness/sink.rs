@@ -24,6 +24,8 @@ pub enum Answer {
     Unavailable,
     /// gRPC INVALID_ARGUMENT / HTTP 400: never try again.
     Invalid,
+    /// Takes the data, after this long.
+    Slow(Duration),
     /// No answer at all while this is set.
     Silence,
 }
@@ -113,6 +115,10 @@ async fn serve(
         match answer {
             Answer::Silence => tokio::time::sleep(Duration::from_millis(10)).await,
             Answer::Ok => break,
+            Answer::Slow(delay) => {
+                tokio::time::sleep(delay).await;
+                break;
+            }
             Answer::Unavailable => return Ok(respond(grpc, 14, 503)),
             Answer::Invalid => return Ok(respond(grpc, 3, 400)),
         }

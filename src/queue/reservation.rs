@@ -1,0 +1,202 @@
+//! Room for the batches of one request: taken for all of them or for none.
+//!
+//! Invariant: room that is reserved is either committed or given back.
+
+use tokio::time::Instant;
+
+use super::room::{Cause, QueueFull, Size};
+use super::waiters::Waiting;
+use super::{Queue, State};
+use crate::batch::Batch;
+use crate::outcome::DroppedReason;
+
+/// Room in a queue for the batches of one request; dropped, the room is free again.
+#[derive(Debug)]
+#[must_use]
+pub struct Reservation {
+    queue: Queue,
+    /// How much, of each flow.
+    parts: Vec<(u32, Size)>,
+    size: Size,
+    flow: Option<u64>,
+    open: bool,
+}
+
+impl Queue {
+    /// Takes room for all batches or for none.
+    ///
+    /// # Errors
+    /// [`QueueFull`]: give up what other queues reserved for the same request and refuse it, with
+    /// `retry_after` unless it `never_fits`. A closed queue is full.
+    pub fn reserve(&self, batches: &[Batch]) -> Result<Reservation, QueueFull> {
+        self.try_reserve(batches).inspect_err(|_full| self.count_failed(batches))
+    }
+
+    /// As [`Queue::reserve`], but waits for room until `deadline`: in order of arrival within a flow, and
+    /// flows in turns.
+    ///
+    /// # Errors
+    /// [`QueueFull`], at once if it `never_fits`, else at the deadline or when the queue is closed.
+    ///
+    /// # Cancel safety
+    /// Nothing is reserved unless it returns.
+    pub async fn reserve_waiting(
+        &self,
+        batches: &[Batch],
+        deadline: Instant,
+    ) -> Result<Reservation, QueueFull> {
+        let mut last = None;
+        let reserving = self.reserve_in_turn(batches, &mut last);
+        let reserved = match tokio::time::timeout_at(deadline, reserving).await {
+            Ok(reserved) => reserved,
+            Err(_late) => Err(last.unwrap_or_else(|| {
+                let size = Size::of(batches);
+                self.lock().room.refusal(&size, Instant::now())
+            })),
+        };
+        reserved.inspect_err(|_full| self.count_failed(batches))
+    }
+
+    async fn reserve_in_turn(
+        &self,
+        batches: &[Batch],
+        last: &mut Option<QueueFull>,
+    ) -> Result<Reservation, QueueFull> {
+        let flow = batches.first().map_or(0, |batch| batch.flow().number());
+        if !self.lock().waiters.has(flow) {
+            match self.try_reserve(batches) {
+                Err(full) if !full.never_fits && !self.lock().closed => *last = Some(full),
+                reserved => return reserved,
+            }
+        }
+        let waiting = Waiting::new(self, flow);
+        loop {
+            waiting.woken().await;
+            match self.try_reserve(batches) {
+                Err(full) if !full.never_fits && !self.lock().closed => *last = Some(full),
+                reserved => return reserved,
+            }
+        }
+    }
+
+    fn try_reserve(&self, batches: &[Batch]) -> Result<Reservation, QueueFull> {
+        let mut state = self.lock();
+        let size = Size::of(batches);
+        if state.closed {
+            return Err(state.room.refusal(&size, Instant::now()));
+        }
+        let mut parts: Vec<(u32, Size)> = Vec::with_capacity(1);
+        for batch in batches {
+            let (place, size) = (state.schedule.flows.enter(batch.flow()), Size::one(batch));
+            match parts.iter_mut().find(|(other, _)| *other == place) {
+                Some((_, sum)) => *sum += size,
+                None => parts.push((place, size)),
+            }
+        }
+        let taken = parts.iter().position(|(place, part)| state.take_part(*place, part).is_err());
+        if let Some(failed) = taken {
+            let full = state.refusal(parts[failed], &size, batches);
+            for (place, part) in &parts[..failed] {
+                state.schedule.flows.give_back(*place, part);
+                state.room.undo(part);
+            }
+            parts[failed..].iter().for_each(|(place, _)| state.schedule.flows.leave_if_empty(*place));
+            return Err(full);
+        }
+        state.reservations += 1;
+        let flow = batches.first().map(|batch| batch.flow().number());
+        Ok(Reservation { queue: self.clone(), parts, size, flow, open: true })
+    }
+
+    fn count_failed(&self, batches: &[Batch]) {
+        for batch in batches {
+            self.0.metrics.enqueue_failed[batch.signal()].add(batch.items());
+        }
+    }
+}
+
+impl State {
+    fn take_part(&mut self, place: u32, part: &Size) -> Result<(), Cause> {
+        self.schedule.flows.admit(place, part, (self.room.bounds(), self.room.used()))?;
+        self.schedule.flows.take(place, part);
+        self.room.take(part);
+        Ok(())
+    }
+
+    /// Why a part was not admitted and when to come back.
+    fn refusal(&self, (place, part): (u32, Size), size: &Size, batches: &[Batch]) -> QueueFull {
+        let (flows, now) = (&self.schedule.flows, Instant::now());
+        let cause = flows.admit(place, &part, (self.room.bounds(), self.room.used())).err();
+        let mut full = match cause.unwrap_or(Cause::Full) {
+            Cause::Full => self.room.refusal(size, now),
+            Cause::Share => {
+                // What it has beyond its share is not known to the byte; a request of its own size is.
+                self.room.share_refusal((part.bytes, flows.part_of_service(place)), now)
+            }
+        };
+        let of_flow = |flow: u64| batches.iter().filter(move |batch| batch.flow().number() == flow);
+        full.never_fits |= batches.iter().any(|batch| {
+            let whole: Size = of_flow(batch.flow().number()).map(Size::one).sum();
+            !flows.could_fit(batch.flow(), &whole, self.room.bounds())
+        });
+        full
+    }
+}
+
+impl Reservation {
+    /// Hands the batches over: from here on the queue owns them.
+    ///
+    /// They are those that were reserved for, or fewer of them.
+    pub fn commit(mut self, batches: Vec<Batch>) {
+        self.open = false;
+        let actual = Size::of(&batches);
+        debug_assert!(actual.is_within(&self.size), "{actual:?} was not reserved, {:?} was", self.size);
+        let mut state = self.queue.lock();
+        state.reservations -= 1;
+        if state.ended {
+            self.give_back(&mut state);
+            drop(state);
+            return batches.into_iter().for_each(|batch| batch.dropped(DroppedReason::Shutdown));
+        }
+        state.room.replace(&self.size, &actual);
+        for batch in batches {
+            batch.enter_queue();
+            let place = state.schedule.flows.enter(batch.flow());
+            state.schedule.flows.take(place, &Size::one(&batch));
+            state.schedule.push(place, batch);
+        }
+        for (place, part) in &self.parts {
+            state.schedule.flows.give_back(*place, part);
+        }
+        self.queue.show(&mut state);
+        self.queue.wake_consumer(&mut state);
+        let done = state.closed && state.reservations == 0;
+        drop(state);
+        if done {
+            self.queue.0.ready.notify_waiters();
+        }
+    }
+
+    fn give_back(&self, state: &mut State) {
+        for (place, part) in &self.parts {
+            state.schedule.flows.give_back(*place, part);
+        }
+        self.queue.released(state, &self.size, self.flow);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if !self.open {
+            return;
+        }
+        let mut state = self.queue.lock();
+        state.reservations -= 1;
+        let done = state.closed && state.reservations == 0;
+        self.give_back(&mut state);
+        drop(state);
+        if done {
+            self.queue.0.ready.notify_waiters();
+        }
+    }
+}
