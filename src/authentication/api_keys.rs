@@ -108,7 +108,7 @@ impl ApiKeys {
                     if tokio::time::timeout(keys.poll_interval, changed.notified()).await.is_ok() {
                         tokio::time::sleep(SETTLE).await;
                     }
-                    keys.refresh();
+                    keys.refresh().await;
                 }
             };
             token.run_until_cancelled(following).await;
@@ -116,10 +116,24 @@ impl ApiKeys {
         Ok(())
     }
 
-    fn refresh(&self) {
+    fn is_current(&self, keys: &Keys) -> bool {
+        self.current.load().as_ref().is_some_and(|known| known.text == keys.text)
+    }
+
+    async fn refresh(&self) {
         let file = self.file.display();
-        match read(&self.file) {
-            Ok(keys) if self.current.load().as_ref().is_some_and(|known| known.text == keys.text) => {}
+        let mut keys = read(&self.file);
+        if keys.as_ref().is_ok_and(|keys| !self.is_current(keys)) {
+            // A file that is being written in place looks like one whose keys were revoked.
+            tokio::time::sleep(SETTLE).await;
+            let first = std::mem::replace(&mut keys, read(&self.file));
+            if first.ok().map(|keys| keys.text) != keys.as_ref().ok().map(|keys| keys.text) {
+                // The next look sees what it came to.
+                return;
+            }
+        }
+        match keys {
+            Ok(keys) if self.is_current(&keys) => {}
             Ok(keys) => {
                 let count = keys.len();
                 self.current.store(Some(Arc::new(keys)));
