@@ -69,8 +69,12 @@ impl Api {
         let accounts = self.telemetry.ledger().accounts();
         let of = |account: &Arc<Account>| {
             let label = account.label().to_string();
+            let policies = (self.effective_policies)(&label);
+            let of = |key: &str| policies.as_ref().and_then(|policies| policies.get(key)).cloned();
             let tenant = json!({
-                "policies": (self.effective_policies)(&label),
+                "class": of("class"),
+                "authenticated": of("authenticated"),
+                "policies": policies,
                 "refused_requests": refused_requests(account),
                 "signals": signals(account),
             });

@@ -13,6 +13,7 @@ use super::extensions;
 use super::id::ComponentId;
 use super::processor::{self, Processor};
 use super::receiver;
+use super::verifiers;
 use crate::yaml::{Entry, Location, Node, Problems, did_you_mean, join_key, read_at};
 
 /// One receiver: its type and its keys.
@@ -33,6 +34,12 @@ pub enum Extension {
     Policies(extensions::Policies),
     /// `admin`: the read-only API and status page.
     Admin(extensions::Admin),
+    /// `jwt`: proves senders by signed tokens.
+    Jwt(Box<verifiers::Jwt>),
+    /// `api_keys`: proves senders by keys of their own.
+    ApiKeys(verifiers::ApiKeys),
+    /// `service_account`: proves pods by their account's token.
+    ServiceAccount(Box<verifiers::ServiceAccount>),
 }
 
 /// A type of component.
@@ -108,6 +115,9 @@ pub(super) const EXTENSIONS: Section<Extension> = Section {
         kind!("health_check", extensions::HealthCheck, Extension::HealthCheck),
         kind!("policies", extensions::Policies, Extension::Policies),
         kind!("admin", extensions::Admin, Extension::Admin),
+        kind!("jwt", verifiers::Jwt, |keys| Extension::Jwt(Box::new(keys))),
+        kind!("api_keys", verifiers::ApiKeys, Extension::ApiKeys),
+        kind!("service_account", verifiers::ServiceAccount, |keys| Extension::ServiceAccount(Box::new(keys))),
         kind!("pprof", extensions::Pprof, Extension::Pprof),
     ],
 };
@@ -149,6 +159,9 @@ checked! {
     processor::Resource,
     processor::Attributes,
     processor::Batch,
+    verifiers::Jwt,
+    verifiers::ApiKeys,
+    verifiers::ServiceAccount,
 }
 
 impl Body for processor::Tenant {}

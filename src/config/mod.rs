@@ -20,6 +20,7 @@ mod schema;
 pub mod service;
 mod substitute;
 pub mod tls;
+pub mod verifiers;
 
 use std::collections::BTreeMap;
 
@@ -115,7 +116,12 @@ impl Config {
     }
 
     fn running(&self) -> impl Iterator<Item = &Extension> {
-        self.service.extensions.iter().filter_map(|id| self.extensions.get(id))
+        self.running_by_id().map(|(_, extension)| extension)
+    }
+
+    /// The extensions that run, in starting order.
+    pub fn running_by_id(&self) -> impl Iterator<Item = (&ComponentId, &Extension)> {
+        self.service.extensions.iter().filter_map(|id| Some((id, self.extensions.get(id)?)))
     }
 
     /// As [`Config::load`], from texts: the embedded configuration, tests.

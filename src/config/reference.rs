@@ -25,7 +25,7 @@ const HEAD: &str = "\
 ";
 
 /// What is written in place of a default: either the key needs a value, or a part that is off is shown.
-const INSTEAD: [(&str, &str); 12] = [
+const INSTEAD: [(&str, &str); 17] = [
     ("receivers.otlp.protocols.grpc", ON),
     ("receivers.otlp.protocols.http", ON),
     ("processors.memory_limiter.check_interval", "1s"),
@@ -40,7 +40,12 @@ const INSTEAD: [(&str, &str); 12] = [
     ("exporters.otlp_grpc.endpoint", "backend.example.com:4317"),
     ("exporters.otlp_http.endpoint", "https://backend.example.com:4318"),
     ("exporters.file.path", "telemetry.jsonl"),
-    ("service.extensions", "[health_check, policies, admin, pprof]"),
+    ("extensions.jwt.issuer", "https://issuer.example.com"),
+    ("extensions.jwt.audiences", "[tollgate]"),
+    ("extensions.jwt.jwks_url", "https://issuer.example.com/.well-known/jwks.json"),
+    ("extensions.api_keys.file", "api-keys"),
+    ("extensions.service_account.audiences", "[tollgate]"),
+    ("service.extensions", "[health_check, policies, admin, pprof, jwt, api_keys, service_account]"),
 ];
 
 /// Marks a part that is shown although it is off by default.

@@ -182,6 +182,8 @@ define! {
         "How long the last reload of policies took, from reading the file to being in force.";
     POLICIES_RELOADS: Counter "tollgate_policies_reloads_total" "{reloads}" ["outcome"]
         "Reloads of policies by outcome: success or failure.";
+    AUTHENTICATIONS: Counter "tollgate_authentications_total" "{requests}" ["source", "outcome"]
+        "Requests by what proved their sender (mtls, jwt, service_account, api_key, anonymous) and outcome: accepted, invalid or unavailable.";
     TLS_RELOAD_FAILURES: Counter "tollgate_tls_reload_failures_total" "{reloads}" ["component"]
         "Certificates or keys that changed on disk and could not be used; the old ones stay.";
     TASKS_ALIVE: Gauge "tollgate_tasks_alive" "{tasks}" []

@@ -5,6 +5,7 @@
 //! of them ([`Families`]) is made only when somebody asks, and Prometheus text, OTLP push and the admin
 //! API are made from that one reading.
 
+mod authentication;
 mod catalog;
 mod families;
 pub mod logging;
@@ -28,6 +29,7 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
+pub use authentication::{AuthenticationMetrics, AuthenticationOutcome};
 pub use catalog::{Definition, Kind, metrics_reference, metrics_table};
 pub use families::{Families, Family, Point, Value};
 pub use logging::LogFormat;
@@ -63,6 +65,7 @@ struct Inner {
     sampling: Arc<SamplingMetrics>,
     models: Arc<ModelMetrics>,
     policies: Arc<PoliciesMetrics>,
+    authentication: Arc<AuthenticationMetrics>,
     requests_normalised: PerSignal<Counter>,
     tls: Mutex<BTreeMap<String, Tls>>,
     pushes: Counter,
@@ -89,6 +92,7 @@ impl Telemetry {
             sampling: Arc::default(),
             models: Arc::default(),
             policies: Arc::default(),
+            authentication: Arc::default(),
             requests_normalised: PerSignal::default(),
             tls: Mutex::default(),
             pushes: Counter::default(),
@@ -148,6 +152,11 @@ impl Telemetry {
     /// What became of the policies file.
     pub fn policies(&self) -> &Arc<PoliciesMetrics> {
         &self.0.policies
+    }
+
+    /// Who proved what.
+    pub fn authentication(&self) -> &Arc<AuthenticationMetrics> {
+        &self.0.authentication
     }
 
     /// Requests that were decoded and encoded once because of their shape.

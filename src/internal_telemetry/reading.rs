@@ -25,6 +25,7 @@ pub(super) fn read(inner: &Inner) -> Families {
     inner.models.read(&mut families);
     inner.sampling.read(&mut families);
     inner.policies.read(&mut families);
+    inner.authentication.read(&mut families);
     program(inner, &mut families);
     families
 }

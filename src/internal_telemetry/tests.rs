@@ -25,6 +25,8 @@ pub(super) fn busy(rule: &str) -> Telemetry {
     telemetry.memory_limiter("memory_limiter").refused[Signal::Traces].add(1);
     telemetry.sampler("probabilistic_sampler").count(Signal::Traces, "trace_id_hash", (true, 1));
     telemetry.sampler("probabilistic_sampler").count(Signal::Logs, "trace_id_hash", (false, 1));
+    let acme = TenantId::new("acme").unwrap();
+    telemetry.exporter("otlp_grpc/a").tenants.watch(move || Some(vec![(acme.clone(), 500)]));
     let column_of = |tenant: &str| telemetry.ledger().account(&TenantId::new(tenant).unwrap());
     let account = column_of("acme");
     let column = account.signal(Signal::Traces);

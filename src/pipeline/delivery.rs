@@ -140,10 +140,13 @@ pub(super) fn reason(refusal: &Refusal) -> RefusedReason {
         Refusal::NeverFits { .. } => RefusedReason::TooLarge,
         Refusal::MemoryPressure { .. } => RefusedReason::Memory,
         Refusal::ShuttingDown { .. } => RefusedReason::Shutdown,
-        Refusal::Anonymous | Refusal::DuplicateTenantHeader { .. } | Refusal::BadTenant(_) => {
-            RefusedReason::Tenant
-        }
         Refusal::Limited(limited) => limited.reason(),
+        Refusal::Anonymous
+        | Refusal::Unauthenticated
+        | Refusal::Unverifiable { .. }
+        | Refusal::TenantNotAllowed
+        | Refusal::DuplicateTenantHeader { .. }
+        | Refusal::BadTenant(_) => RefusedReason::Tenant,
         Refusal::DeadlineExceeded => RefusedReason::Deadline,
         Refusal::Destination(_) => RefusedReason::Destination,
         Refusal::Malformed(_) | Refusal::NoPipeline(_) => RefusedReason::TooLarge,

@@ -2,18 +2,23 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use super::delivery::{Deliveries, reason};
-use super::{Accepted, Arrival, Pipeline, Refusal, Request, Transport};
+use super::{Accepted, Admitted, Arrival, Authentication, Pipeline, Refusal, Request, Transport};
+use crate::authentication::{Authenticating, Credentials, Unproven, Verifiers};
 use crate::batch::Batch;
+use crate::internal_telemetry::AuthenticationMetrics;
 use crate::internal_telemetry::metrics::{Counter, ReceiverMetrics};
 use crate::otlp::{Draft, Edits, Index, Limits, Most, PerSignal};
 use crate::outcome::{RefusedReason, Trimmed};
 use crate::processor::{Stop, Work};
-use crate::tenant::{Admission, ClaimRefused, Directory, LimitRefused, Owners, Pass, Tenant};
+use crate::tenant::{
+    Admission, ClaimHeaders, ClaimRefused, Directory, LimitRefused, Owners, Pass, Sender, Tenant,
+};
 
 /// What one receiver's requests go through; clones are the same entrance.
 #[derive(Clone)]
@@ -26,6 +31,8 @@ pub(super) struct Shared {
     pub(super) http: ReceiverMetrics,
     pub(super) normalized: PerSignal<Counter>,
     pub(super) limits: Limits,
+    pub(super) verifiers: Verifiers,
+    pub(super) authentication: Arc<AuthenticationMetrics>,
 }
 
 /// Arrays a worker thread reuses from request to request.
@@ -64,9 +71,17 @@ impl Entrance {
     ///
     /// # Cancel safety
     /// Dropped before the queues own the data, all of it is refused; later only the answer is lost.
-    pub async fn accept(&self, request: Request) -> Result<Accepted, Refusal> {
+    pub async fn accept(&self, mut request: Request) -> Result<Accepted, Refusal> {
+        let admitted = match request.admitted.take() {
+            Some(admitted) => admitted,
+            None => self.admitted_unasked().await?,
+        };
+        let claims = ClaimHeaders::take(&admitted.directory, &mut request.headers);
+        for name in self.0.verifiers.credential_headers(admitted.directory.plan()) {
+            request.headers.remove(name);
+        }
         let metrics = self.metrics(request.transport);
-        let (items, deliveries, mut admission) = match self.process(&request) {
+        let (items, deliveries, mut admission) = match self.process(&request, &admitted, &claims) {
             Ok(processed) => processed,
             Err(Refused { items, refusal }) => {
                 metrics.refused[request.signal].add(items);
@@ -98,15 +113,48 @@ impl Entrance {
         let first = self.0.pipelines[arrival.signal].first();
         let first = first.ok_or(Refusal::NoPipeline(arrival.signal))?;
         // Without the processor `tenant` nobody asks whose the data is.
-        match first.tells_tenants() {
-            true => Ok(Pass::ask(&self.0.directory.load(), arrival.headers, arrival.announced)?),
-            false => Ok(Pass::default()),
+        let Some(Admitted { caller, directory }) = arrival.admitted.filter(|_| first.tells_tenants()) else {
+            return Ok(Pass::default());
+        };
+        if !directory.limits_anybody() {
+            return Ok(Pass::default());
+        }
+        let claims = ClaimHeaders::copy(directory, arrival.headers);
+        Ok(Pass::ask(&Sender { directory, caller, claims: &claims }, arrival.announced)?)
+    }
+
+    /// Tells who sends, before the body of a request is read, and which revision of the policies the request
+    /// sees from here on.
+    pub fn authenticate(&self, credentials: Credentials<'_>) -> Authentication {
+        let directory = self.0.directory.load_full();
+        let (verifiers, metrics) = (&self.0.verifiers, &self.0.authentication);
+        match verifiers.authenticate(directory.callers(), metrics, credentials) {
+            Authenticating::Ready(Ok(caller)) => Authentication::Ready(Ok(Admitted { caller, directory })),
+            Authenticating::Ready(Err(unproven)) => Authentication::Ready(Err(unproven.into())),
+            Authenticating::Waiting(asked) => Authentication::Waiting(Box::pin(async move {
+                let caller = asked.await?;
+                Ok(Admitted { caller, directory })
+            })),
+        }
+    }
+
+    /// Of a request that did not come through a receiver.
+    async fn admitted_unasked(&self) -> Result<Admitted, Refusal> {
+        let nothing = Credentials { headers: &http::HeaderMap::new(), certificate: None };
+        match self.authenticate(nothing) {
+            Authentication::Ready(admitted) => admitted,
+            Authentication::Waiting(asked) => asked.await,
         }
     }
 
     /// The synchronous part: bytes to batches, in every pipeline concerned.
-    fn process(&self, request: &Request) -> Result<(u64, Deliveries, Admission), Refused> {
-        let directory = self.0.directory.load_full();
+    fn process(
+        &self,
+        request: &Request,
+        admitted: &Admitted,
+        claims: &ClaimHeaders,
+    ) -> Result<(u64, Deliveries, Admission), Refused> {
+        let Admitted { directory, caller } = admitted;
         SCRATCH.with_borrow_mut(|Scratch { index, edits }| {
             let body =
                 index.read(request.signal, &request.body, &self.0.limits).map_err(Refusal::Malformed)?;
@@ -119,8 +167,10 @@ impl Entrance {
                     draft: Draft::new(index, &body, edits),
                     headers: &request.headers,
                     peer: request.peer,
-                    directory: &directory,
-                    owners: Owners::new(&directory),
+                    directory,
+                    caller,
+                    claims,
+                    owners: Owners::new(directory),
                     admission: &mut admission,
                 };
                 match pipeline.run(&mut work) {
@@ -235,6 +285,20 @@ fn refusal(stop: Stop) -> Refusal {
         Stop::Limited(limited) => limited.into(),
         Stop::Memory { retry_after } => Refusal::MemoryPressure { retry_after },
         Stop::Claim(ClaimRefused::Anonymous) => Refusal::Anonymous,
+        Stop::Claim(ClaimRefused::NotAllowed) => Refusal::TenantNotAllowed,
         Stop::Claim(ClaimRefused::Duplicate { header }) => Refusal::DuplicateTenantHeader { header },
+    }
+}
+
+impl From<Unproven> for Refusal {
+    fn from(unproven: Unproven) -> Self {
+        match unproven {
+            Unproven::Missing => Refusal::Anonymous,
+            Unproven::Invalid => Refusal::Unauthenticated,
+            // Scattered, so that those who were told together do not come back together.
+            Unproven::Unavailable => {
+                Refusal::Unverifiable { retry_after: Duration::from_millis(fastrand::u64(1_000..3_000)) }
+            }
+        }
     }
 }

@@ -9,13 +9,14 @@ mod request;
 
 pub use crate::tenant::Pass;
 pub use entrance::Entrance;
-pub use request::{Accepted, Arrival, Refusal, Request, Transport};
+pub use request::{Accepted, Admitted, Arrival, Authentication, Refusal, Request, Transport};
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use crate::authentication::Verifiers;
 use crate::config::processor::{Batch, Processor as ProcessorConfig};
 use crate::config::{ComponentId, Config, PipelineId, Receiver, exporter, receiver};
 use crate::exporter::{Exporter, PrepareError};
@@ -54,6 +55,8 @@ pub struct Graph {
     pub exporters: Vec<Exporter>,
     /// Each memory limiter some pipeline names; somebody has to run their watch.
     pub limiters: Vec<Arc<MemoryLimiter>>,
+    /// What tells who sends; somebody has to start it.
+    pub verifiers: Verifiers,
 }
 
 /// Why a configuration that reads well makes no graph.
@@ -95,6 +98,7 @@ impl Graph {
         for id in config.service.pipelines.keys() {
             pipelines.push((id, Arc::new(builder.pipeline(id)?)));
         }
+        let verifiers = Verifiers::prepare(config);
         let mut receivers = Vec::new();
         for (id, Receiver::Otlp(config_of)) in &config.receivers {
             let own = |signal| {
@@ -110,6 +114,8 @@ impl Graph {
                 http: telemetry.receiver(id.as_str(), Transport::Http.as_str()),
                 normalized: telemetry.requests_normalised().clone(),
                 limits: limits(config_of),
+                verifiers: verifiers.clone(),
+                authentication: telemetry.authentication().clone(),
             });
             if entrance.leads_anywhere() {
                 receivers.push((id.clone(), (**config_of).clone(), entrance));
@@ -117,7 +123,7 @@ impl Graph {
         }
         let exporters = builder.exporters.into_values().collect();
         let limiters = builder.limiters.into_values().collect();
-        Ok(Self { receivers, exporters, limiters })
+        Ok(Self { receivers, exporters, limiters, verifiers })
     }
 }
 

@@ -1,15 +1,19 @@
 //! What a receiver hands in and what it is told.
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use crate::authentication::Caller;
 use crate::batch::SendFailure;
 use crate::identity::BadTenantId;
 use crate::otlp::{Malformed, Signal};
-use crate::tenant::{LimitRefused, Pass};
+use crate::tenant::{Directory, LimitRefused, Pass};
 
 /// How a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +47,9 @@ pub struct Request {
     pub peer: Option<SocketAddr>,
     /// How it came in.
     pub transport: Transport,
+    /// Who sends it, as [`Entrance::authenticate`](super::Entrance::authenticate) told before the body was
+    /// read; none: nobody was asked, and the request is taken for one without credentials.
+    pub admitted: Option<Admitted>,
     /// When the client stops waiting, capped by the receiver's own limit.
     pub deadline: Instant,
     /// What was taken for it when its headers were admitted.
@@ -62,6 +69,25 @@ pub struct Arrival<'a> {
     pub announced: Option<u64>,
     /// Who is connected; absent on unix sockets.
     pub peer: Option<SocketAddr>,
+    /// Who sends; none: nobody was asked.
+    pub admitted: Option<&'a Admitted>,
+}
+
+/// Who sends a request, and the revision of the policies that says so: the request sees no other.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    /// Who sends.
+    pub caller: Arc<Caller>,
+    /// The revision.
+    pub directory: Arc<Directory>,
+}
+
+/// The answer to the question who sends.
+pub enum Authentication {
+    /// Known on the spot.
+    Ready(Result<Admitted, Refusal>),
+    /// Somebody is asked, with a deadline of its own.
+    Waiting(Pin<Box<dyn Future<Output = Result<Admitted, Refusal>> + Send>>),
 }
 
 /// The request is in good hands: every queue concerned owns its part.
@@ -123,6 +149,18 @@ pub enum Refusal {
     /// A limit of its tenant does not let it in.
     #[error(transparent)]
     Limited(#[from] LimitRefused),
+    /// What proves the sender proves nothing; sending it again is useless.
+    #[error("the credentials are not valid")]
+    Unauthenticated,
+    /// Whoever can tell who sends does not answer; try again.
+    #[error("the credentials cannot be checked now")]
+    Unverifiable {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The sender is known and may not send for the tenant.
+    #[error("the sender may not send for this tenant")]
+    TenantNotAllowed,
     /// A tenant header occurs twice.
     #[error("header `{header}` occurs more than once")]
     DuplicateTenantHeader {

@@ -13,7 +13,7 @@ use super::matching::Matching;
 use super::plan::{Anonymous, Claim, Enrichment, MixedRequests, Mode, ModelField, Origin, Plan, Rule};
 use super::reader::{At, Keys, NOT_YET, STAGE_2, refuse_nulls};
 use super::test_case::{self, Names, TestCase};
-use super::{condition::Condition, rule};
+use super::{condition::Condition, identity, rule};
 use crate::identity::TenantId;
 use crate::otlp::PerSignal;
 use crate::yaml::{Problems, Source, Value, parse as parse_yaml};
@@ -43,8 +43,8 @@ const DOCUMENT: Keys = Keys {
     later: &[("boosts", STAGE_2), ("overload", STAGE_2), ("rollout", STAGE_2)],
 };
 const IDENTITY: Keys = Keys {
-    known: &["claims", "anonymous", "mixed_requests"],
-    later: &[("authenticate", NOT_YET), ("principals", NOT_YET), ("on_mismatch", NOT_YET)],
+    known: &["authenticate", "claims", "principals", "anonymous", "on_mismatch", "mixed_requests"],
+    later: &[],
 };
 
 /// Reads and compiles a policies file; also returns its warnings. `now` tells which windows are over.
@@ -54,6 +54,18 @@ const IDENTITY: Keys = Keys {
 /// # Errors
 /// Everything that is wrong with the file; it must not be used.
 pub fn parse(source: &Source, now: jiff::Timestamp) -> Result<(Plan, Problems), Problems> {
+    parse_for(source, now, None)
+}
+
+/// [`parse`], where it is known which verifiers run: `verifiers` are their ids.
+///
+/// # Errors
+/// As [`parse`], and a source that names none of them.
+pub fn parse_for(
+    source: &Source,
+    now: jiff::Timestamp,
+    verifiers: Option<&[String]>,
+) -> Result<(Plan, Problems), Problems> {
     let too_large = source.text.len() > MAX_BYTES;
     let shown = Source::new(source.name.clone(), if too_large { String::new() } else { source.text.clone() });
     let node = parse_yaml(&shown)?;
@@ -70,11 +82,16 @@ pub fn parse(source: &Source, now: jiff::Timestamp) -> Result<(Plan, Problems), 
     }
     refuse_nulls(&root, &mut problems);
     let sha256 = super::watch::sha256(&source.text);
-    let plan = read(&root, sha256, now, &mut problems);
+    let plan = read(&root, (sha256, verifiers), now, &mut problems);
     problems.into_result(plan)
 }
 
-fn read(root: &At<'_>, sha256: String, now: jiff::Timestamp, problems: &mut Problems) -> Option<Plan> {
+fn read(
+    root: &At<'_>,
+    (sha256, verifiers): (String, Option<&[String]>),
+    now: jiff::Timestamp,
+    problems: &mut Problems,
+) -> Option<Plan> {
     if !root.check_keys(&DOCUMENT, problems) {
         return None;
     }
@@ -87,11 +104,13 @@ fn read(root: &At<'_>, sha256: String, now: jiff::Timestamp, problems: &mut Prob
     let names: Vec<&str> = rules.iter().map(|rule| &*rule.name).collect();
     let tests = read_tests(root, &Names { rules: &names, tiers: &tiers }, problems);
     let (claims, anonymous) = read_identity(root, problems);
+    let identity = root.key("identity").map(|at| identity::read(&at, verifiers, problems));
     Some(Plan {
         default_label: super::DEFAULT_RULE.into(),
         revision: revision.map(str::to_owned),
         sha256,
         enrichment: read_enrichment(root, problems),
+        identity: identity.unwrap_or_default(),
         claims,
         anonymous,
         limited_rules: limited(&rules),

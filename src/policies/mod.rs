@@ -12,8 +12,10 @@ mod blocks;
 pub mod condition;
 mod document;
 pub mod glob;
+mod identity;
 mod limits;
 mod matching;
+mod pattern;
 mod plan;
 mod queue_block;
 mod reader;
@@ -23,8 +25,10 @@ mod test_case;
 pub mod watch;
 
 pub use condition::Lookup;
-pub use document::{MAX_BYTES, MAX_RULES, parse};
+pub use document::{MAX_BYTES, MAX_RULES, parse, parse_for};
+pub use identity::{Identity, Names, OnMismatch, Principal, Source as ProofSource, SourceKind, Who};
 pub use limits::{LimitUnit, Limits, RuleLimit};
+pub use pattern::{BadPattern, TenantPattern};
 pub use plan::{
     Action, Active, Anonymous, Block, Claim, DEFAULT_RULE, Enrichment, MixedRequests, Mode, ModelField,
     Origin, Plan, Rule, Upstream,

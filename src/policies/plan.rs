@@ -11,6 +11,7 @@ use http::HeaderName;
 
 use super::condition::{Condition, ResourceDimension, ResourceTest};
 use super::glob::Glob;
+use super::identity::Identity;
 use super::limits::{Limits, RuleLimit};
 use super::test_case::TestCase;
 use crate::flow::Share;
@@ -26,6 +27,8 @@ pub struct Plan {
     pub sha256: String,
     /// How to find tenant and model, and where to write them.
     pub enrichment: Enrichment,
+    /// Who may speak for whom.
+    pub identity: Identity,
     /// Where a tenant may be named, in the order they are tried.
     pub claims: Vec<Claim>,
     /// What becomes of data nobody claims.

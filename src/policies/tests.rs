@@ -162,7 +162,6 @@ fn keys_of_later_stages_are_refused_not_ignored() {
         "boosts: []
 overload: {}
 rollout: {}
-identity: { authenticate: [], principals: [], on_mismatch: refuse }
 defaults: { limits: { warm_up: 5s, scope: fleet, export_in_flight: 1 }, tail: {}, sampling: { target: {} } }
 rules:
   - { name: a, target: {}, group_by: attributes.x, overload: protected, match: { trace.spans: 5 } }
@@ -172,14 +171,11 @@ enrichment: { model_name: { from: [pod_label.app] } }
             "p.yaml:2:1: boosts: needs stage 2, which is not yet available",
             "p.yaml:3:1: overload: needs stage 2, which is not yet available",
             "p.yaml:4:1: rollout: needs stage 2, which is not yet available",
-            "p.yaml:5:13: identity.authenticate: not yet available",
-            "p.yaml:5:31: identity.principals: not yet available",
-            "p.yaml:5:47: identity.on_mismatch: not yet available",
-            "p.yaml:6:23: defaults.limits.warm_up: needs stage 2, which is not yet available",
-            "p.yaml:6:36: defaults.limits.scope: needs stage 3, which is not yet available",
-            "p.yaml:6:50: defaults.limits.export_in_flight: not yet available",
-            "p.yaml:6:73: defaults.tail: needs stage 3, which is not yet available",
-            "p.yaml:6:95: defaults.sampling.target: needs stage 2, which is not yet available",
+            "p.yaml:5:23: defaults.limits.warm_up: needs stage 2, which is not yet available",
+            "p.yaml:5:36: defaults.limits.scope: needs stage 3, which is not yet available",
+            "p.yaml:5:50: defaults.limits.export_in_flight: not yet available",
+            "p.yaml:5:73: defaults.tail: needs stage 3, which is not yet available",
+            "p.yaml:5:95: defaults.sampling.target: needs stage 2, which is not yet available",
             "p.yaml:8:16: rules[0].target: needs stage 2, which is not yet available",
             "p.yaml:8:38: rules[0].group_by: needs stage 3, which is not yet available",
             "p.yaml:8:52: rules[0].overload: needs stage 2, which is not yet available",

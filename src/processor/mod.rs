@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
+use crate::authentication::Caller;
 use crate::internal_telemetry::metrics::ProcessorMetrics;
 use crate::otlp::Draft;
-use crate::tenant::{Admission, ClaimRefused, Directory, LimitRefused, Owners};
+use crate::tenant::{Admission, ClaimHeaders, ClaimRefused, Directory, LimitRefused, Owners};
 
 pub use attributes::Attributes;
 pub use memory_limiter::MemoryLimiter;
@@ -28,12 +29,16 @@ pub use tenant::Tenancy;
 pub struct Work<'a> {
     /// The request and the edits so far.
     pub draft: Draft<'a>,
-    /// The metadata it came with.
+    /// The metadata it came with, without what named tenants and proved the sender.
     pub headers: &'a HeaderMap,
     /// Who is connected; absent on unix sockets.
     pub peer: Option<SocketAddr>,
     /// The revision of policies this request sees, from its first to its last byte.
     pub directory: &'a Directory,
+    /// Who sends it, under that revision.
+    pub caller: &'a Caller,
+    /// The tenants its headers name.
+    pub claims: &'a ClaimHeaders,
     /// Whose each part is, and what was left out of whose.
     pub owners: Owners,
     /// What the request was charged, over all its pipelines.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Stop, Work};
 use crate::internal_telemetry::ModelMetrics;
-use crate::tenant::attribute;
+use crate::tenant::{Sender, attribute};
 
 /// The processor `tenant`.
 #[derive(Debug, Clone)]
@@ -20,7 +20,9 @@ impl Tenancy {
 
     /// Gives each resource to its tenant, and charges the tenant.
     pub(super) fn run(&self, work: &mut Work<'_>) -> Result<(), Stop> {
-        attribute(work.directory, work.headers, &mut work.draft, &mut work.owners)?;
+        let Work { directory, caller, claims, .. } = *work;
+        let sender = Sender { directory, caller, claims };
+        attribute(&sender, work.headers, &mut work.draft, &mut work.owners)?;
         self.count_models(work);
         work.admission.charge(work.directory, &mut work.draft, &mut work.owners)?;
         Ok(())

@@ -8,6 +8,8 @@
 //! | too large, for good | RESOURCE_EXHAUSTED without RetryInfo | 413 | no |
 //! | the tenant has its share | RESOURCE_EXHAUSTED with RetryInfo | 429 with Retry-After | yes |
 //! | overloaded, shutting down | UNAVAILABLE with RetryInfo | 503 with Retry-After | yes |
+//! | credentials missing or not valid | UNAUTHENTICATED | 401 | no |
+//! | tenant not allowed | PERMISSION_DENIED | 403 | no |
 //! | too late | DEADLINE_EXCEEDED | 503 | yes |
 
 use std::time::Duration;
@@ -152,12 +154,15 @@ fn of_refusal(refusal: &Refusal) -> Verdict {
         }
         Refusal::QueueFull { retry_after, .. }
         | Refusal::MemoryPressure { retry_after }
+        | Refusal::Unverifiable { retry_after }
         | Refusal::ShuttingDown { retry_after } => {
             Verdict::refused(Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, Some(*retry_after))
         }
         Refusal::Limited(limited) => of_limit(limited),
-        Refusal::Anonymous => Verdict::refused(Code::Unauthenticated, StatusCode::UNAUTHORIZED, None),
-        Refusal::DuplicateTenantHeader { .. } => {
+        Refusal::Anonymous | Refusal::Unauthenticated => {
+            Verdict::refused(Code::Unauthenticated, StatusCode::UNAUTHORIZED, None)
+        }
+        Refusal::DuplicateTenantHeader { .. } | Refusal::TenantNotAllowed => {
             Verdict::refused(Code::PermissionDenied, StatusCode::FORBIDDEN, None)
         }
         Refusal::BadTenant(_) => Verdict::refused(Code::InvalidArgument, StatusCode::BAD_REQUEST, None),
@@ -261,6 +266,9 @@ mod tests {
         refused(sustained.into(), Code::ResourceExhausted, 429, Some(SUSTAINED_RETRY_AFTER));
         let never = LimitRefused::NeverFits { tenant, limit, most: 1 };
         refused(never.into(), Code::ResourceExhausted, 413, None);
+        refused(Refusal::Unauthenticated, Code::Unauthenticated, 401, None);
+        refused(Refusal::Unverifiable { retry_after }, Code::Unavailable, 503, SECOND);
+        refused(Refusal::TenantNotAllowed, Code::PermissionDenied, 403, None);
         let header = "x-tenant-id".to_owned();
         refused(Refusal::DuplicateTenantHeader { header }, Code::PermissionDenied, 403, None);
         refused(BadTenantId::Empty.into(), Code::InvalidArgument, 400, None);

@@ -26,10 +26,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::service::{Intake, Service, respond};
+use super::service::{Intake, Peer, Service, respond};
 use super::stall::WriteGuard;
 use crate::config::receiver as config;
-use crate::tls::ServerTls;
+use crate::tls::{PeerCertificate, ServerTls};
 
 /// A request that cannot be answered for so long leaves its connection for dead.
 const WRITE_STALL: Duration = Duration::from_secs(30);
@@ -162,14 +162,15 @@ impl<I: Intake> Port<I> {
     {
         let socket = WriteGuard::new(socket, self.rules.write_stall);
         let Some(tls) = &self.tls else {
-            self.converse(socket, peer, draining).await;
+            self.converse(socket, Peer { address: peer, certificate: None }, draining).await;
             return true;
         };
         let handshake = TlsAcceptor::from(tls.current()).accept(socket);
         let handshake = tokio::time::timeout(self.rules.handshake, handshake);
         match draining.run_until_cancelled(handshake).await {
             Some(Ok(Ok(socket))) => {
-                self.converse(socket, peer, draining).await;
+                let certificate = PeerCertificate::of(socket.get_ref().1.peer_certificates()).map(Arc::new);
+                self.converse(socket, Peer { address: peer, certificate }, draining).await;
                 true
             }
             Some(Ok(Err(error))) => {
@@ -182,7 +183,7 @@ impl<I: Intake> Port<I> {
         }
     }
 
-    async fn converse<S>(self: Arc<Self>, socket: S, peer: Option<SocketAddr>, draining: CancellationToken)
+    async fn converse<S>(self: Arc<Self>, socket: S, peer: Peer, draining: CancellationToken)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -193,19 +194,15 @@ impl<I: Intake> Port<I> {
         streams.0.wait().await;
     }
 
-    async fn drive<S>(
-        self: Arc<Self>,
-        socket: S,
-        peer: Option<SocketAddr>,
-        draining: CancellationToken,
-        streams: &Streams,
-    ) where
+    async fn drive<S>(self: Arc<Self>, socket: S, peer: Peer, draining: CancellationToken, streams: &Streams)
+    where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let activity = Arc::new(Activity::new());
         let (requests, counted) = (self.service.clone(), activity.clone());
-        let service =
-            service_fn(move |request| respond(requests.clone(), Busy::new(counted.clone()), peer, request));
+        let service = service_fn(move |request| {
+            respond(requests.clone(), Busy::new(counted.clone()), peer.clone(), request)
+        });
         let builder = self.rules.builder(streams.clone());
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), service));
         let life = Life::new(&self.rules, activity);

@@ -37,16 +37,22 @@ use service::{Intake, Service};
 pub use listen::Address;
 pub use sockets::Sockets;
 
+use crate::authentication::Credentials;
 use crate::config::receiver::{BadEndpoint, Endpoint, Limits, Otlp};
 use crate::internal_telemetry::metrics::ReceiverMetrics;
 pub use crate::pipeline::Arrival;
-use crate::pipeline::{Accepted, Pass, Refusal, Request, Transport};
+use crate::pipeline::{Accepted, Authentication, Pass, Refusal, Request, Transport};
 use crate::tasks::{Scope, Worker, Workers};
 use crate::tls::{ServerTls, TlsError};
 
+/// Tells who sends; see [`Hooks::authenticate`].
+pub type Authenticate = Arc<dyn Fn(Credentials<'_>) -> Authentication + Send + Sync>;
+
 /// Where requests go.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Hooks<G, A> {
+    /// Asked who sends when only the headers are known; none: nobody needs to know.
+    pub authenticate: Option<Authenticate>,
     /// Asked when only the headers are known, `Fn(&Arrival) -> Result<Pass, Refusal>`; must not wait.
     pub admit: G,
     /// Takes the request, `Fn(Request) -> Future<Output = Result<Accepted, Refusal>>`; dropped when the
@@ -60,6 +66,10 @@ where
     A: Fn(Request) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Accepted, Refusal>> + Send + 'static,
 {
+    fn authenticate(&self, credentials: Credentials<'_>) -> Option<Authentication> {
+        self.authenticate.as_ref().map(|authenticate| authenticate(credentials))
+    }
+
     fn admit(&self, arrival: &Arrival<'_>) -> Result<Pass, Refusal> {
         (self.admit)(arrival)
     }

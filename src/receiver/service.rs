@@ -22,23 +22,35 @@ use super::grpc::{self, BadFrame};
 use super::reply::{self, Format, GRPC_ENCODINGS, Reply};
 use super::web::{self, Cors, Encodings};
 use super::{Arrival, Metrics};
+use crate::authentication::Credentials;
 use crate::compression::{Codec, DecompressError, decompress};
 use crate::config::receiver as config;
 use crate::internal_telemetry::metrics::ReceiverMetrics;
 use crate::otlp::json::to_protobuf;
 use crate::otlp::{Limits, PerSignal, Signal};
-use crate::pipeline::{Accepted, Pass, Refusal, Transport};
+use crate::pipeline::{Accepted, Admitted, Authentication, Pass, Refusal, Transport};
+use crate::tls::PeerCertificate;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
 /// Where requests go: the two hooks of `serve`, under one name.
 pub(super) trait Intake: Send + Sync + 'static {
+    fn authenticate(&self, credentials: Credentials<'_>) -> Option<Authentication>;
     fn admit(&self, arrival: &Arrival<'_>) -> Result<Pass, Refusal>;
     fn accept(
         &self,
         request: crate::pipeline::Request,
     ) -> impl Future<Output = Result<Accepted, Refusal>> + Send;
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Peer {
+    /// Absent on unix sockets.
+    pub(super) address: Option<SocketAddr>,
+    /// Absent without TLS, or where clients need not prove who they are.
+    pub(super) certificate: Option<Arc<PeerCertificate>>,
 }
 
 /// What every request of one listener has in common.
@@ -174,10 +186,10 @@ struct Plan<'a> {
     format: Format,
     codec: Option<(Codec, &'static str)>,
     shape: Shape,
+    announced: Option<u64>,
     bounds: Bounds,
     deadline: Instant,
     metrics: &'a ReceiverMetrics,
-    pass: Pass,
 }
 
 /// Answers a request; `held` lives as long as it does.
@@ -190,7 +202,7 @@ struct Plan<'a> {
 pub(super) fn respond<I, B, H>(
     service: Arc<Service<I>>,
     held: H,
-    peer: Option<SocketAddr>,
+    peer: Peer,
     request: Request<B>,
 ) -> impl Future<Output = Result<Response<Reply>, Infallible>>
 where
@@ -209,17 +221,19 @@ where
         }
         let origin = dialect.origin(&head.headers);
         let result = async {
-            let plan = service.plan(dialect, peer, &mut head)?;
+            let mut plan = service.plan(dialect, &mut head)?;
+            let (admitted, pass) = service.admit(&mut plan, &peer, &head.headers).await?;
             let content = body::read(&mut body, plan.shape, &plan.bounds).await;
             let content = content.map_err(|unread| plan.fault(unread))?;
             let request = crate::pipeline::Request {
                 signal: plan.signal,
                 body: service.rules.decode(&plan, content)?,
                 headers: std::mem::take(&mut head.headers),
-                peer,
+                peer: peer.address,
+                admitted,
                 transport: plan.transport,
                 deadline: plan.deadline,
-                pass: plan.pass.clone(),
+                pass,
             };
             plan.metrics.request_bytes.add(request.body.len() as u64);
             if Instant::now() >= plan.deadline {
@@ -248,13 +262,8 @@ impl<I: Intake> Service<I> {
         }
     }
 
-    /// Reads the headers and asks for admission.
-    fn plan(
-        &self,
-        dialect: Dialect<'_>,
-        peer: Option<SocketAddr>,
-        head: &mut request::Parts,
-    ) -> Result<Plan<'_>, Fault> {
+    /// Reads the headers.
+    fn plan(&self, dialect: Dialect<'_>, head: &mut request::Parts) -> Result<Plan<'_>, Fault> {
         let now = Instant::now();
         let rules = &self.rules;
         let announced = announced(&head.headers);
@@ -278,15 +287,51 @@ impl<I: Intake> Service<I> {
         if rules.include_metadata {
             authority_as_host(head);
         }
-        let pass =
-            self.intake.admit(&Arrival { signal, transport, headers: &head.headers, announced, peer })?;
-        let limit = pass.max_bytes().map_or(rules.limit, |most| rules.limit.min(bytes(most)));
-        if announced.is_some_and(|length| length > shape.most(limit)) {
-            return Err(Fault::TooLarge { limit });
+        let bounds = Bounds {
+            limit: rules.limit,
+            progress: rules.progress,
+            deadline: deadline.min(now + rules.read_timeout),
+        };
+        Ok(Plan { signal, transport, format, codec, shape, announced, bounds, deadline, metrics })
+    }
+
+    /// Asks who sends, and for admission. Where somebody must be asked, the body waits meanwhile; that is
+    /// rare, and its deadline short.
+    async fn admit(
+        &self,
+        plan: &mut Plan<'_>,
+        peer: &Peer,
+        headers: &HeaderMap,
+    ) -> Result<(Option<Admitted>, Pass), Fault> {
+        let certificate = peer.certificate.as_ref();
+        let admitted = match self.intake.authenticate(Credentials { headers, certificate }) {
+            None => None,
+            Some(Authentication::Ready(admitted)) => Some(admitted?),
+            Some(Authentication::Waiting(asked)) => {
+                match tokio::time::timeout_at(plan.deadline, asked).await {
+                    Ok(admitted) => Some(admitted?),
+                    Err(_elapsed) => return Err(Refusal::DeadlineExceeded.into()),
+                }
+            }
+        };
+        let Plan { signal, transport, announced, .. } = *plan;
+        let (peer, admitted_as) = (peer.address, admitted.as_ref());
+        let pass = self.intake.admit(&Arrival {
+            signal,
+            transport,
+            headers,
+            announced,
+            peer,
+            admitted: admitted_as,
+        })?;
+        if let Some(most) = pass.max_bytes() {
+            plan.bounds.limit = plan.bounds.limit.min(bytes(most));
+            let limit = plan.bounds.limit;
+            if announced.is_some_and(|length| length > plan.shape.most(limit)) {
+                return Err(Fault::TooLarge { limit });
+            }
         }
-        let bounds =
-            Bounds { limit, progress: rules.progress, deadline: deadline.min(now + rules.read_timeout) };
-        Ok(Plan { signal, transport, format, codec, shape, bounds, deadline, metrics, pass })
+        Ok((admitted, pass))
     }
 
     fn answer(

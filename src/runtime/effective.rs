@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use crate::identity::TenantId;
 use crate::otlp::Signal;
 use crate::policies::Limits;
-use crate::tenant::Directory;
+use crate::tenant::{Class, Directory};
 use crate::units::duration;
 
 /// `GET /v1/policies/effective?tenant=`; `None` if the text is neither a tenant id nor `_overflow`.
@@ -15,8 +15,11 @@ pub(super) fn effective(directory: &Directory, tenant: &str) -> Option<Value> {
     let id = if tenant == overflow.as_str() { overflow } else { TenantId::new(tenant).ok()? };
     let block = directory.plan().block(id.as_str());
     let share = directory.plan().share(id.as_str());
+    let (class, authenticated) = directory.standing(&id);
     Some(json!({
         "tenant": id.as_str(),
+        "class": class.map(Class::as_str),
+        "authenticated": authenticated,
         "revision": directory.plan().revision_name(),
         "tier": block.tier.as_deref(),
         "sampling": { "rate": block.rate },

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use crate::authentication::Credentials;
 use crate::config::ComponentId;
 use crate::exporter::Exporter;
 use crate::internal_telemetry::Telemetry;
@@ -39,6 +40,10 @@ impl Generation {
             bound.push((id, Receiver::bind(&config, sockets).await?, entrance));
         }
         let scope = scope.child("pipelines");
+        if let Err((id, error)) = graph.verifiers.start(&scope).await {
+            scope.close(Instant::now() + super::STOP_GRACE).await;
+            anyhow::bail!("extensions.{id}: {error}");
+        }
         let started = graph.exporters.iter().try_for_each(|exporter| exporter.start(&scope, workers));
         if let Err(error) = started {
             for exporter in &graph.exporters {
@@ -186,8 +191,9 @@ fn serve(bound: Bound, entrance: Entrance, scope: &Scope, workers: &Workers) -> 
         grpc: entrance.metrics(Transport::Grpc).clone(),
         http: entrance.metrics(Transport::Http).clone(),
     };
-    let (admitting, accepting) = (entrance.clone(), entrance);
+    let (knowing, admitting, accepting) = (entrance.clone(), entrance.clone(), entrance);
     let hooks = Hooks {
+        authenticate: Some(Arc::new(move |credentials: Credentials<'_>| knowing.authenticate(credentials))),
         admit: move |arrival: &Arrival<'_>| admitting.admit(arrival),
         accept: move |request: Request| {
             let entrance = accepting.clone();

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::effective::effective;
-use super::prepare::{Checked, SmallestQueue};
+use super::prepare::{Bounds, Checked};
 use crate::internal_telemetry::Telemetry;
-use crate::policies::InForce;
 use crate::policies::watch::{Place, Status};
+use crate::policies::{InForce, Plan};
 use crate::sampling::Caps;
 use crate::tasks::Scope;
 use crate::tenant::{Directory, Tenants};
@@ -30,7 +30,7 @@ struct Shared {
 struct Current {
     file: Arc<InForce>,
     place: Option<Place>,
-    smallest_queue: SmallestQueue,
+    bounds: Bounds,
     scope: Scope,
 }
 
@@ -63,7 +63,7 @@ impl Policies {
         let old = self.0.current.load_full();
         self.0.table.set_max_dynamic(checked.max_dynamic_tenants());
         if old.place == checked.place {
-            old.smallest_queue.follow(&checked.smallest_queue);
+            old.bounds.follow(&checked.bounds);
             return;
         }
         old.scope.close(Instant::now() + super::STOP_GRACE).await;
@@ -141,6 +141,20 @@ impl Policies {
         });
     }
 
+    /// Where nothing authenticates, a claim is all it takes.
+    fn warn_of_belief(&self, plan: &Plan) {
+        let embedded = self.0.current.load().place.is_none();
+        if !embedded && plan.identity.authenticate.is_empty() && !plan.claims.is_empty() {
+            let revision = plan.revision_name();
+            tracing::warn!(
+                name: "identity.claims_believed",
+                revision,
+                "claims are believed without authentication: whoever can connect may name any tenant; list \
+                 in identity.authenticate how senders prove who they are"
+            );
+        }
+    }
+
     /// Says in metrics and log what became of the file.
     fn report(&self, status: &Status, before: Option<&Status>) {
         let metrics = self.0.telemetry.policies();
@@ -155,6 +169,7 @@ impl Policies {
                 tracing::warn!(name: "policies.warning", revision, "{warning}");
             }
             let plan = directory.plan();
+            self.warn_of_belief(plan);
             self.0.telemetry.sampling().retain_rules(|rule| plan.has_rule(rule));
         }
         let refused = status.refused.as_ref();
@@ -179,7 +194,7 @@ impl Current {
         Self {
             file: checked.policies.clone(),
             place: checked.place.clone(),
-            smallest_queue: checked.smallest_queue.clone(),
+            bounds: checked.bounds.clone(),
             scope: scope.child("policies"),
         }
     }

@@ -4,10 +4,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 
+use crate::authentication::Verifiers;
 use crate::config::Config;
 use crate::config::extensions::Policies as PoliciesExtension;
 use crate::internal_telemetry::Telemetry;
@@ -32,24 +32,57 @@ pub struct Files<'a> {
     pub policies: Option<&'a Path>,
 }
 
-/// The bytes of the smallest queue of the configuration in force: guarantees must fit in half of it.
+/// What every check of the policies holds them against: the configuration in force.
 #[derive(Debug, Clone)]
-pub(super) struct SmallestQueue(Arc<AtomicU64>);
+pub(super) struct Bounds(Arc<ArcSwap<Bound>>);
 
-impl SmallestQueue {
-    fn of(config: &Config) -> Self {
-        let named = config.service.pipelines.values().flat_map(|pipeline| &pipeline.exporters);
-        let queues = named.filter_map(|id| config.exporters.get(id)).map(|e| e.max_queue_bytes().0);
-        Self(Arc::new(AtomicU64::new(queues.min().unwrap_or(u64::MAX))))
-    }
+#[derive(Debug, Clone)]
+struct Bound {
+    /// The bytes of the smallest queue: guarantees must fit in half of it.
+    smallest_queue: u64,
+    /// The ids of the verifiers that run; none if the configuration could not be read.
+    verifiers: Option<Vec<String>>,
+}
 
-    fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+impl Bounds {
+    fn of(config: Option<&Config>) -> Self {
+        let bytes = |config: &Config| {
+            let named = config.service.pipelines.values().flat_map(|pipeline| &pipeline.exporters);
+            named.filter_map(|id| config.exporters.get(id)).map(|e| e.max_queue_bytes().0).min()
+        };
+        let smallest_queue = config.and_then(bytes).unwrap_or(u64::MAX);
+        let verifiers = config.map(Verifiers::ids);
+        Self(Arc::new(ArcSwap::from_pointee(Bound { smallest_queue, verifiers })))
     }
 
     /// Another configuration is in force.
     pub(super) fn follow(&self, other: &Self) {
-        self.0.store(other.bytes(), Ordering::Relaxed);
+        self.0.store(other.0.load_full());
+    }
+
+    /// Reads a text and holds it against these bounds.
+    fn prepare(&self, text: &Source) -> Result<(Plan, Problems), Problems> {
+        let bound = self.0.load_full();
+        let (plan, warnings) = sampling::prepare(text, jiff::Timestamp::now(), bound.verifiers.as_deref())?;
+        bound.fits(&plan, text).map(|()| (plan, warnings))
+    }
+}
+
+impl Bound {
+    /// Whether a plan that was good under another configuration is good under this one.
+    fn fits(&self, plan: &Plan, source: &Source) -> Result<(), Problems> {
+        let mut problems = Problems::new();
+        plan.check_guarantees(self.smallest_queue, source, &mut problems);
+        let named = plan.identity.authenticate.iter().filter_map(|proof| proof.verifier());
+        for id in named {
+            if self.verifiers.as_ref().is_some_and(|running| !running.iter().any(|one| one == id)) {
+                let message =
+                    format!("the policies need the verifier `{id}`, which is not in service.extensions");
+                let place = Location::start_of(Arc::new(source.clone()));
+                problems.error(&place, "identity.authenticate", message, None);
+            }
+        }
+        if problems.errors() == 0 { Ok(()) } else { Err(problems) }
     }
 }
 
@@ -66,7 +99,7 @@ pub struct Checked {
     /// What is questionable about the two.
     pub warnings: Problems,
     /// What reloads of the policies are held against.
-    pub(super) smallest_queue: SmallestQueue,
+    pub(super) bounds: Bounds,
 }
 
 impl Checked {
@@ -81,7 +114,7 @@ impl Checked {
 /// # Errors
 /// Everything that is wrong with either.
 pub fn check(files: Files<'_>) -> Result<Checked, Problems> {
-    checked(files, |place, queue| load(Place { last_good: None, ..place.clone() }, queue))
+    checked(files, |place, bounds| load(Place { last_good: None, ..place.clone() }, bounds))
 }
 
 /// Checks both files to run with them: where the policies file is bad, the last good one is taken.
@@ -89,7 +122,7 @@ pub fn check(files: Files<'_>) -> Result<Checked, Problems> {
 /// # Errors
 /// Everything that is wrong; the program cannot start.
 pub(super) fn check_to_run(files: Files<'_>) -> Result<Checked, Problems> {
-    checked(files, |place, queue| load(place.clone(), queue))
+    checked(files, |place, bounds| load(place.clone(), bounds))
 }
 
 /// Checks the configuration; the policies stay those in force unless another file is named.
@@ -100,41 +133,30 @@ pub(super) fn check_to_reload(
     files: Files<'_>,
     (place_now, in_force): (Option<&Place>, &Arc<InForce>),
 ) -> Result<Checked, Problems> {
-    checked(files, |place, queue| match place_now == Some(place) {
+    checked(files, |place, bounds| match place_now == Some(place) {
         true => {
-            guarantees_fit(&in_force.plan_arc(), queue, &Source::new(place.path.display().to_string(), ""))
-                .map(|()| in_force.clone())
+            let source = Source::new(place.path.display().to_string(), "");
+            bounds.0.load().fits(&in_force.plan_arc(), &source).map(|()| in_force.clone())
         }
-        false => load(place.clone(), queue),
+        false => load(place.clone(), bounds),
     })
 }
 
-fn load(place: Place, queue: &SmallestQueue) -> Result<Arc<InForce>, Problems> {
-    let queue = queue.clone();
-    let prepare = move |text: &Source| {
-        let (plan, warnings) = sampling::prepare(text, jiff::Timestamp::now())?;
-        guarantees_fit(&plan, &queue, text).map(|()| (plan, warnings))
-    };
-    InForce::load(place, Box::new(prepare))
-}
-
-fn guarantees_fit(plan: &Plan, queue: &SmallestQueue, source: &Source) -> Result<(), Problems> {
-    let mut problems = Problems::new();
-    plan.check_guarantees(queue.bytes(), source, &mut problems);
-    if problems.errors() == 0 { Ok(()) } else { Err(problems) }
+fn load(place: Place, bounds: &Bounds) -> Result<Arc<InForce>, Problems> {
+    let bounds = bounds.clone();
+    InForce::load(place, Box::new(move |text: &Source| bounds.prepare(text)))
 }
 
 fn checked(
     files: Files<'_>,
-    load: impl FnOnce(&Place, &SmallestQueue) -> Result<Arc<InForce>, Problems>,
+    load: impl FnOnce(&Place, &Bounds) -> Result<Arc<InForce>, Problems>,
 ) -> Result<Checked, Problems> {
     let (config, mut problems) = load_config(files);
     let place = place(files.policies, config.as_ref());
-    let unbounded = || SmallestQueue(Arc::new(AtomicU64::new(u64::MAX)));
-    let smallest_queue = config.as_ref().map_or_else(unbounded, SmallestQueue::of);
+    let bounds = Bounds::of(config.as_ref());
     let policies = match &place {
         None => Ok(InForce::fixed(policies::default_plan())),
-        Some(place) => load(place, &smallest_queue),
+        Some(place) => load(place, &bounds),
     };
     let policies = match policies {
         Ok(policies) => {
@@ -148,7 +170,7 @@ fn checked(
     };
     let (Some(config), Some(policies)) = (config, policies) else { return Err(problems) };
     let config_name = name(files.config);
-    let checked = Checked { config, config_name, policies, place, warnings: problems, smallest_queue };
+    let checked = Checked { config, config_name, policies, place, warnings: problems, bounds };
     let telemetry = Telemetry::detached();
     let directory = Directory::new(checked.plan(), &checked.table(&telemetry));
     checked.graph(&telemetry, (&Arc::new(ArcSwap::from_pointee(directory)), &Arc::default()))?;

@@ -17,16 +17,20 @@ pub mod tracestate;
 pub use caps::{Caps, Limiter};
 pub use embedded_tests::run_tests;
 
-use crate::policies::{Plan, parse};
+use crate::policies::{Plan, parse_for};
 use crate::yaml::{Problems, Source};
 
 /// Everything between a policies text and a plan that may come into force: reads, compiles, runs the
-/// embedded tests. Also returns warnings.
+/// embedded tests. `verifiers` are those that run, if that is known. Also returns warnings.
 ///
 /// # Errors
 /// Everything that is wrong; the text must not be used.
-pub fn prepare(source: &Source, now: jiff::Timestamp) -> Result<(Plan, Problems), Problems> {
-    let (plan, mut problems) = parse(source, now)?;
+pub fn prepare(
+    source: &Source,
+    now: jiff::Timestamp,
+    verifiers: Option<&[String]>,
+) -> Result<(Plan, Problems), Problems> {
+    let (plan, mut problems) = parse_for(source, now, verifiers)?;
     problems.append(run_tests(&plan, now));
     problems.into_result(Some(plan))
 }

@@ -13,11 +13,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::limits::{Charge, InFlight, Left, Meter, Over, with_jitter};
-use super::{Directory, Owners, Tenant, foretold};
+use super::{Directory, Owners, Sender, Tenant};
 use crate::identity::TenantId;
 use crate::otlp::Draft;
 use crate::outcome::RefusedReason;
@@ -96,17 +95,10 @@ impl Pass {
     ///
     /// # Errors
     /// [`LimitRefused`]: the body need not be read.
-    pub fn ask(
-        directory: &Directory,
-        headers: &HeaderMap,
-        announced: Option<u64>,
-    ) -> Result<Self, LimitRefused> {
-        if !directory.limits_anybody() {
-            return Ok(Self::default());
-        }
+    pub fn ask(sender: &Sender<'_>, announced: Option<u64>) -> Result<Self, LimitRefused> {
         // What is wrong with the claims is told, and counted, when the items are known.
-        let Ok(Some(tenant)) = foretold(directory, headers) else { return Ok(Self::default()) };
-        let early = early(directory, &tenant, announced);
+        let Ok(Some(tenant)) = sender.foretold() else { return Ok(Self::default()) };
+        let early = early(sender.directory, &tenant, announced);
         let early = early.map_err(|over| refused(&tenant, over))?;
         Ok(Self(Some(Arc::new(early))))
     }

@@ -1,6 +1,7 @@
 //! One revision of the policies and the tenants met under it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use moka::sync::Cache;
 use tokio::time::Instant;
@@ -8,10 +9,11 @@ use tokio::time::Instant;
 use super::limits::Meter;
 use super::meters::Metered;
 use super::table::{Class, Seat, Tenants};
+use crate::authentication::{Caller, Callers};
 use crate::flow::Flow;
 use crate::identity::TenantId;
 use crate::outcome::Account;
-use crate::policies::{Anonymous, Block, Claim, Enrichment, Limits, Plan};
+use crate::policies::{Block, Claim, Enrichment, Limits, OnMismatch, Plan};
 
 /// How many tenants are remembered with what holds for them; more are looked up anew each time.
 const REMEMBERED: u64 = 10_000;
@@ -29,8 +31,23 @@ pub struct Tenant {
     pub block: Block,
     /// Its place in the table of tenants; data no `tenant` processor has looked at has none.
     seat: Option<Seat>,
-    /// Whether its id was proven. Who is not is told apart only if the policies list it.
+    /// Whether its id was proven, or chosen by the policies. Who is not is told apart only if the policies
+    /// list it.
     proven: bool,
+    authenticated: AtomicBool,
+}
+
+impl Tenant {
+    /// Whether a sender that proved who it is has sent for this tenant under this revision.
+    pub fn is_authenticated(&self) -> bool {
+        self.authenticated.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn sent_by(&self, caller: &Caller) {
+        if caller.source.is_some() && !self.is_authenticated() {
+            self.authenticated.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 /// One revision of the policies: a request sees one directory from its first to its last byte.
@@ -40,6 +57,7 @@ pub struct Directory {
     table: Arc<Tenants>,
     tenants: Cache<TenantId, Arc<Tenant>>,
     unattributed: Arc<Tenant>,
+    callers: Arc<Callers>,
     limits_anybody: bool,
 }
 
@@ -56,9 +74,12 @@ impl Directory {
             id,
             seat: None,
             proven: true,
+            authenticated: AtomicBool::new(false),
         });
+        let callers = Arc::new(Callers::new(plan.clone()));
         let limits_anybody = plan.limits_anybody();
-        Self { plan, table: table.clone(), tenants: Cache::new(REMEMBERED), unattributed, limits_anybody }
+        let (table, tenants) = (table.clone(), Cache::new(REMEMBERED));
+        Self { plan, table, tenants, unattributed, callers, limits_anybody }
     }
 
     /// Where it is decided who is told apart.
@@ -67,7 +88,7 @@ impl Directory {
     }
 
     /// Whether the size or rate of anybody's requests is limited.
-    pub(super) fn limits_anybody(&self) -> bool {
+    pub fn limits_anybody(&self) -> bool {
         self.limits_anybody
     }
 
@@ -99,31 +120,39 @@ impl Directory {
         &self.unattributed
     }
 
-    /// The tenant with this id.
-    pub fn tenant(&self, id: &TenantId) -> Arc<Tenant> {
-        self.known(id.as_str()).unwrap_or_else(|| self.meet(id))
+    /// Who was met under this revision.
+    pub fn callers(&self) -> &Arc<Callers> {
+        &self.callers
     }
 
-    /// The tenant a claim names; `None` if what it says is no tenant id, or one of Tollgate's own.
-    pub(super) fn claimed(&self, id: &str) -> Option<Arc<Tenant>> {
-        if let Some(tenant) = self.known(id) {
-            return (!id.starts_with('_')).then_some(tenant);
+    /// Why a tenant is told apart or not, if that is known, and whether a sender proved to send for it.
+    pub fn standing(&self, id: &TenantId) -> (Option<Class>, bool) {
+        if let Some(tenant) = self.tenants.get(id) {
+            return (tenant.seat.as_ref().map(|seat| seat.class), tenant.is_authenticated());
         }
-        match TenantId::new(id) {
-            Ok(id) => Some(self.tenant(&id)),
-            Err(why) => {
-                tracing::debug!(name: "tenant.bad_claim", %why, "a claimed tenant id is not valid");
-                None
-            }
+        let listed = self.plan.configured_tenants().any(|listed| listed == id.as_str());
+        (listed.then_some(Class::Configured), false)
+    }
+
+    /// The tenant with this id, which is proven, or chosen by the policies, or a mere claim.
+    pub(super) fn tenant(&self, id: &TenantId, proven: bool) -> Arc<Tenant> {
+        self.known(id.as_str(), proven).unwrap_or_else(|| self.meet(id, proven))
+    }
+
+    /// [`Directory::tenant`], of a text that was found to be an id.
+    pub(super) fn named(&self, id: &str, proven: bool) -> Option<Arc<Tenant>> {
+        if let Some(tenant) = self.known(id, proven) {
+            return Some(tenant);
         }
+        TenantId::new(id).ok().map(|id| self.meet(&id, proven))
     }
 
     pub(super) fn claims(&self) -> &[Claim] {
         &self.plan.claims
     }
 
-    pub(super) fn anonymous(&self) -> &Anonymous {
-        &self.plan.anonymous
+    pub(super) fn on_mismatch(&self) -> OnMismatch {
+        self.plan.identity.on_mismatch
     }
 
     pub(super) fn enrichment(&self) -> &Enrichment {
@@ -131,15 +160,13 @@ impl Directory {
     }
 
     /// A tenant met before, if its place in the table still is what it was.
-    fn known(&self, id: &str) -> Option<Arc<Tenant>> {
-        let tenant = self.tenants.get(id)?;
+    fn known(&self, id: &str, proven: bool) -> Option<Arc<Tenant>> {
+        let tenant = self.tenants.get(id).filter(|tenant| tenant.proven || !proven)?;
         let is_current = |seat: &Seat| self.table.is_current(&tenant.id, seat, tenant.proven);
         tenant.seat.as_ref().is_none_or(is_current).then_some(tenant)
     }
 
-    fn meet(&self, id: &TenantId) -> Arc<Tenant> {
-        // As long as nobody can prove who it is, everybody is taken at its word.
-        let proven = true;
+    fn meet(&self, id: &TenantId, proven: bool) -> Arc<Tenant> {
         let seat = self.table.seat(id, proven);
         let tenant = Arc::new(Tenant {
             id: id.clone(),
@@ -148,6 +175,7 @@ impl Directory {
             block: self.plan.block(id.as_str()).clone(),
             seat: Some(seat),
             proven,
+            authenticated: AtomicBool::new(false),
         });
         self.tenants.insert(id.clone(), tenant.clone());
         tenant

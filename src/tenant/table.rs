@@ -46,6 +46,17 @@ pub enum Class {
     Overflow,
 }
 
+impl Class {
+    /// The class as people read it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Class::Configured => "configured",
+            Class::Dynamic => "dynamic",
+            Class::Overflow => "_overflow",
+        }
+    }
+}
+
 /// A tenant's place; clones are the same place.
 #[derive(Debug, Clone)]
 pub struct Seat {

@@ -10,7 +10,7 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use prost::Message;
 
-use super::{ClaimRefused, Directory, Owners, Tenants, attribute};
+use super::{ClaimHeaders, ClaimRefused, Directory, Owners, Sender, Tenants, attribute};
 use crate::otlp::{Draft, Edits, Index, Limits, Signal};
 use crate::outcome::Ledger;
 use crate::policies;
@@ -64,7 +64,10 @@ fn run(policies: &str, request: Bytes, headers: &HeaderMap) -> Result<Vec<String
     let request = index.read(Signal::Traces, &request, &Limits::for_message_size(1 << 20)).unwrap();
     let mut draft = Draft::new(&index, &request, &mut edits);
     let mut owners = Owners::new(&directory);
-    attribute(&directory, headers, &mut draft, &mut owners)?;
+    let mut headers = headers.clone();
+    let claims = ClaimHeaders::take(&directory, &mut headers);
+    let sender = Sender { directory: &directory, caller: directory.callers().anonymous(), claims: &claims };
+    attribute(&sender, &headers, &mut draft, &mut owners)?;
     let mut found = Vec::new();
     for group in 0..owners.groups() {
         let Some(bytes) = draft.emit(group) else { continue };
@@ -188,7 +191,9 @@ fn the_attribute_that_carries_the_tenant_is_configured_and_overwritten() {
     let request = index.read(Signal::Traces, &request, &Limits::for_message_size(1 << 20)).unwrap();
     let mut draft = Draft::new(&index, &request, &mut edits);
     let mut owners = Owners::new(&directory);
-    attribute(&directory, &HeaderMap::new(), &mut draft, &mut owners).unwrap();
+    let claims = ClaimHeaders::default();
+    let sender = Sender { directory: &directory, caller: directory.callers().anonymous(), claims: &claims };
+    attribute(&sender, &HeaderMap::new(), &mut draft, &mut owners).unwrap();
     let part = draft.parts().next().unwrap();
     assert_eq!(draft.resource_attribute(part, "org").and_then(|value| value.as_str()), Some("acme"));
 }

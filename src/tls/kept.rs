@@ -18,7 +18,7 @@ use super::pem::{Pems, Places};
 use crate::tasks::Scope;
 
 /// Files of a pair are written one after the other: after the first event so long is waited for the rest.
-const SETTLE: Duration = Duration::from_millis(100);
+pub(crate) const SETTLE: Duration = Duration::from_millis(100);
 
 type Build<T> = Box<dyn Fn(&Pems) -> Result<T, TlsError> + Send + Sync>;
 
@@ -103,7 +103,7 @@ impl<T: Send + Sync + 'static> Kept<T> {
 }
 
 /// None if the system gives no watch: the poll does it alone.
-fn watch_directories(directories: &[&Path], changed: Arc<Notify>) -> Option<RecommendedWatcher> {
+pub(crate) fn watch_directories(directories: &[&Path], changed: Arc<Notify>) -> Option<RecommendedWatcher> {
     let tell = move |event: notify::Result<Event>| {
         if event.is_ok_and(|event| is_change(event.kind)) {
             changed.notify_one();
@@ -116,7 +116,7 @@ fn watch_directories(directories: &[&Path], changed: Arc<Notify>) -> Option<Reco
         Ok(watcher)
     });
     watching
-        .inspect_err(|error| tracing::warn!(name: "tls.watch_failed", %error, "certificates are only polled"))
+        .inspect_err(|error| tracing::warn!(name: "tls.watch_failed", %error, "files are only polled"))
         .ok()
 }
 

@@ -7,6 +7,7 @@ mod client;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod kept;
+mod peer;
 mod pem;
 mod server;
 #[cfg(test)]
@@ -19,6 +20,8 @@ use rustls::crypto::{CryptoProvider, SupportedKxGroup, ring};
 use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
 
 pub use client::ClientTls;
+pub(crate) use kept::{SETTLE, watch_directories};
+pub use peer::PeerCertificate;
 pub use server::ServerTls;
 
 use crate::config::tls::{Offer, Version};

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::harness::{Grpc, Http, Item, Sink, Tollgate, logs, spans};
+use prost::Message;
+
+use crate::harness::{Authority, Grpc, Http, Item, Sink, Tollgate, logs, post_with, spans};
 
 fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)
@@ -87,5 +89,71 @@ async fn two_tenants_are_sampled_at_their_own_rates() {
     let counted =
         |item: &&crate::harness::Arrived| item.name == "ok" && item.resource["tenant.id"] == "bronze";
     assert!(arrived.iter().filter(counted).all(|item| item.trace_state == "ot=th:c"));
+    tollgate.stop().await;
+}
+
+#[tokio::test]
+async fn a_certificate_of_the_mesh_says_whose_data_it_is() {
+    let (backend, folder, authority) = (Sink::start().await, tempfile::tempdir().unwrap(), Authority::new());
+    std::fs::write(folder.path().join("ca.crt"), authority.pem()).unwrap();
+    authority.sign("localhost").write(folder.path(), "server");
+    let tollgate = Tollgate::with(&text("mtls-spiffe/collector.yaml"))
+        .policies(&text("mtls-spiffe/policies.yaml"))
+        .environment("OTLP_GRPC", "127.0.0.1:0")
+        .environment("OTLP_HTTP", "127.0.0.1:0")
+        .environment("CERTIFICATES", folder.path().to_str().unwrap())
+        .environment("BACKEND", &backend.address().to_string())
+        .start()
+        .await;
+    let acme = authority.sign_uri("spiffe://prod.example/ns/acme/sa/agent");
+    let gateway = authority.sign_uri("spiffe://prod.example/ns/gateway/sa/otel");
+    let ca = authority.pem();
+    let send = async |own, name: &str| {
+        let body = spans(&[], &[Item::named(name)]).encode_to_vec();
+        let address = tollgate.address("otlp/http");
+        post_with(address, (&ca, own), &[("x-tenant-id", "globex")], body).await
+    };
+    assert_eq!(send(Some(&acme), "acme").await, Some(200));
+    assert_eq!(send(Some(&gateway), "globex").await, Some(200));
+    let nameless = authority.sign("acme");
+    assert_eq!(send(Some(&nameless), "nobody").await, Some(401));
+    assert_eq!(send(None, "nobody").await, None);
+    for item in backend.wait_for("traces", 2).await {
+        assert_eq!(item.resource["tenant.id"], item.name);
+    }
+    tollgate.settled().await;
+    tollgate.stop().await;
+}
+
+#[tokio::test]
+async fn keys_and_tiers_make_a_gateway_for_many_tenants() {
+    let backend = Sink::start().await;
+    let keys = example("multi-tenant-gateway").join("api-keys");
+    let tollgate = Tollgate::with(&text("multi-tenant-gateway/collector.yaml"))
+        .policies(&text("multi-tenant-gateway/policies.yaml"))
+        .environment("OTLP_GRPC", "127.0.0.1:0")
+        .environment("OTLP_HTTP", "127.0.0.1:0")
+        .environment("API_KEYS", keys.to_str().unwrap())
+        .environment("BACKEND", &backend.url())
+        .start()
+        .await;
+    let http = Http::new(tollgate.address("otlp/http"));
+    let send = async |key: &'static str, tenant: &str, items: &[Item]| {
+        let http = http.clone().header("authorization", &format!("Bearer {key}")).tenant(tenant);
+        http.protobuf("/v1/traces", &spans(&[], items)).await.status().as_u16()
+    };
+    let failed = [Item::named("failed").error()];
+    let many: Vec<_> = (0..1_000).map(|_| Item::named("ok")).collect();
+    assert_eq!(send("acme-key", "globex", &many).await, 200);
+    assert_eq!(send("globex-key", "acme", &many).await, 200);
+    assert_eq!(send("edge-key", "initech", &failed).await, 200);
+    assert_eq!(send("reseller-key", "shop-b-7", &failed).await, 200);
+    assert_eq!(send("reseller-key", "acme", &failed).await, 403);
+    assert_eq!(send("nobodys-key", "acme", &failed).await, 401);
+    let metrics = tollgate.settled().await;
+    let sent = |tenant| metrics.sum("tollgate_sent_items_total", &[("tenant", tenant)]);
+    assert_eq!((sent("acme"), sent("initech"), sent("shop-b-7")), (1_000.0, 1.0, 1.0));
+    // Binomial(1000, 0.5): six standard deviations are 95.
+    assert!((405.0..=595.0).contains(&sent("globex")), "{}", sent("globex"));
     tollgate.stop().await;
 }

@@ -21,6 +21,7 @@ mod gate;
 mod harness;
 mod healthcheck;
 mod hostile;
+mod identity;
 mod layers;
 mod life;
 mod limits;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, SanType,
 };
 
 /// An authority that signs certificates.
@@ -30,8 +30,18 @@ impl Authority {
 
     /// Signs a certificate for `name`, good for servers and clients.
     pub fn sign(&self, name: &str) -> Pair {
+        self.sign_for(CertificateParams::new(vec![name.to_owned()]).unwrap())
+    }
+
+    /// Signs a certificate whose only name is a URI.
+    pub fn sign_uri(&self, uri: &str) -> Pair {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+        self.sign_for(params)
+    }
+
+    fn sign_for(&self, mut params: CertificateParams) -> Pair {
         let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let cert = params.signed_by(&key, &self.0).unwrap();

@@ -5,6 +5,7 @@ mod client;
 mod metrics;
 mod payload;
 mod process;
+mod proof;
 mod sink;
 
 pub use certificates::Authority;
@@ -12,6 +13,7 @@ pub use client::{Grpc, Http};
 pub use metrics::Metrics;
 pub use payload::{Item, logs, metrics, spans};
 pub use process::{EPHEMERAL, Tollgate, get};
+pub use proof::{Keeper, Signer, post_with};
 pub use sink::{Answer, Arrived, Sink};
 
 use std::time::Duration;
