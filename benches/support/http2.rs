@@ -12,8 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 pub(crate) const STREAM_WINDOW: u32 = 8 << 20;
 /// What one connection may have on its way: never the limit, the closed loop is.
 pub(crate) const CONNECTION_WINDOW: u32 = 256 << 20;
-/// The largest DATA frame an actor takes.
-pub(crate) const FRAME: u32 = 256 << 10;
+/// The largest DATA frame an actor takes, Tollgate too: a request of 1000 spans is not cut and put together.
+pub(crate) const FRAME: u32 = 1 << 20;
 /// Requests of one connection at a time; more than any load sends.
 pub(crate) const STREAMS: u32 = 4096;
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::PATIENCE;
+use super::http2::FRAME;
 use super::program::Program;
 
 /// Where the exporter sends.
@@ -47,12 +48,17 @@ pub(crate) struct Tollgate {
 impl Tollgate {
     /// Starts one on one worker thread, because that is what the relays it is compared with have.
     pub(crate) fn start(setup: Setup<'_>) -> Self {
+        Self::with_config(setup.binary, &collector_yaml(setup.destination), setup.policies)
+    }
+
+    /// Starts one on one worker thread with a configuration that has a receiver `otlp` and the admin API.
+    pub(crate) fn with_config(binary: &Path, config_text: &str, policies: &Path) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let config = folder.path().join("collector.yaml");
-        std::fs::write(&config, collector_yaml(setup.destination)).expect("a writable temporary folder");
+        std::fs::write(&config, config_text).expect("a writable temporary folder");
         let words = ["run", "--log-format=json", "--workers=1", "--config"].map(OsString::from);
-        let files = [config.into(), "--policies".into(), setup.policies.into()];
-        let mut program = Program::guarded("tollgate", setup.binary, &[&words[..], &files].concat());
+        let files = [config.into(), "--policies".into(), policies.into()];
+        let mut program = Program::guarded("tollgate", binary, &[&words[..], &files].concat());
         let addresses = announced_addresses(&mut program);
         let address = |name: &str| match addresses.iter().find(|(known, _)| known == name) {
             Some((_, address)) => *address,
@@ -95,7 +101,7 @@ fn collector_yaml(destination: Destination) -> String {
         r"receivers:
   otlp:
     protocols:
-      grpc: {{ endpoint: 127.0.0.1:0, max_recv_msg_size_mib: 16 }}
+      grpc: {{ endpoint: 127.0.0.1:0, max_recv_msg_size_mib: 16, http2: {{ max_frame_size: {FRAME} }} }}
 processors:
   tenant:
   sampling:

@@ -5,7 +5,7 @@
 //! from memory. All tasks belong to the scope given.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -138,16 +138,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Takes the address, `host:port`; port 0 takes a free one.
+    /// Takes the address, `host:port`, an IPv6 address with or without brackets; port 0 takes a free one.
     ///
     /// # Errors
     /// [`BindError`]: the address is taken, not ours, or not one.
     pub async fn bind(endpoint: &str) -> Result<Self, BindError> {
-        // The Collector's `:8888` means all interfaces.
-        let address = match endpoint.starts_with(':') {
-            true => format!("[::]{endpoint}"),
-            false => endpoint.to_owned(),
-        };
+        let address = bracketed(endpoint);
         let failed = |source| BindError { endpoint: endpoint.to_owned(), source };
         let listener = TcpListener::bind(&address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
@@ -171,6 +167,15 @@ impl Server {
             // Cancelled is how it ends.
             let _ended = own.token().run_until_cancelled(accepting).await;
         });
+    }
+}
+
+/// The Collector's `:8888` means all interfaces; `${env:MY_POD_IP}:8888` gives IPv6 addresses without brackets.
+fn bracketed(endpoint: &str) -> String {
+    match endpoint.rsplit_once(':') {
+        Some(("", port)) => format!("[::]:{port}"),
+        Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() => format!("[{host}]:{port}"),
+        _ => endpoint.to_owned(),
     }
 }
 
@@ -214,4 +219,20 @@ fn respond(handler: &Handler, request: &Request<Incoming>) -> Response<Full<Byte
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let question = Question { uri: request.uri().clone(), host: host.map(str::to_owned) };
     handler(&question).into_response(request.method() == Method::HEAD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_both_families_are_understood() {
+        let check = |endpoint: &str, expected: &str| assert_eq!(bracketed(endpoint), expected);
+        check("10.0.0.7:8888", "10.0.0.7:8888");
+        check("localhost:8888", "localhost:8888");
+        check(":8888", "[::]:8888");
+        check("fd00::7:8888", "[fd00::7]:8888");
+        check("[fd00::7]:8888", "[fd00::7]:8888");
+        check("::1:0", "[::1]:0");
+    }
 }

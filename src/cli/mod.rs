@@ -5,6 +5,7 @@
 
 mod demo;
 mod demo_load;
+mod healthcheck;
 mod validate;
 
 use std::path::PathBuf;
@@ -38,6 +39,8 @@ enum Command {
     Schema(SchemaArguments),
     /// List the components of this build.
     Components,
+    /// Ask a health URL; exit code 0 if it answers that all is well, else 1.
+    Healthcheck(healthcheck::Arguments),
 }
 
 #[derive(Debug, Args)]
@@ -99,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Validate(validate) => validate::run(&validate),
         Command::Schema(schema) => print_schema(&schema),
         Command::Components => print_components(),
+        Command::Healthcheck(healthcheck) => healthcheck::run(&healthcheck),
     }
 }
 

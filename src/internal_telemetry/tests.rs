@@ -15,7 +15,12 @@ use crate::outcome::{DroppedReason, RefusedReason};
 pub(super) fn busy(rule: &str) -> Telemetry {
     let telemetry = Telemetry::detached();
     telemetry.receiver("otlp", "grpc").accepted[Signal::Traces].add(3);
-    telemetry.exporter("otlp_grpc/a").sent[Signal::Logs].add(2);
+    let exporter = telemetry.exporter("otlp_grpc/a");
+    exporter.sent[Signal::Logs].add(2);
+    let bytes = |bytes| vec![(TenantId::new("acme").unwrap(), bytes)];
+    exporter.tenants.watch(move || Some(bytes(400)));
+    exporter.tenants.watch(move || Some(bytes(100)));
+    exporter.tenants.watch(|| None);
     telemetry.processor("sampling").incoming[Signal::Metrics].add(1);
     telemetry.memory_limiter("memory_limiter").refused[Signal::Traces].add(1);
     telemetry.sampler("probabilistic_sampler").count(Signal::Traces, "trace_id_hash", (true, 1));
@@ -201,7 +206,7 @@ fn the_books_of_a_tenant_balance_in_the_metrics() {
     let ends = ["refused_items_total", "sampled_out_items_total", "sent_items_total", "dropped_items_total"];
     let out: f64 = ends.iter().map(|end| sum(&format!("tollgate_{end}"))).sum();
     assert_eq!(into, out + sum("tollgate_queued_items"));
-    assert_eq!(families.sum("tollgate_tenant_queue_bytes", &[("tenant", "acme")]), 500.0);
+    assert_eq!(families.sum("tollgate_tenant_queue_bytes", &[("tenant", "acme")]), 500.0, "over a reload");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use super::room::{Cause, QueueFull, Size};
 use super::waiters::Waiting;
 use super::{Queue, State};
 use crate::batch::Batch;
+use crate::flow::Flow;
 use crate::outcome::DroppedReason;
 
 /// Room in a queue for the batches of one request; dropped, the room is free again.
@@ -15,7 +16,7 @@ use crate::outcome::DroppedReason;
 #[must_use]
 pub struct Reservation {
     queue: Queue,
-    /// How much, of each flow.
+    /// How much, of the flow at each place.
     parts: Vec<(u32, Size)>,
     size: Size,
     flow: Option<u64>,
@@ -85,23 +86,19 @@ impl Queue {
         if state.closed {
             return Err(state.room.refusal(&size, Instant::now()));
         }
-        let mut parts: Vec<(u32, Size)> = Vec::with_capacity(1);
+        let mut parts: Vec<(u32, Size)> = Vec::with_capacity(batches.len());
         for batch in batches {
-            let (place, size) = (state.schedule.flows.enter(batch.flow()), Size::one(batch));
-            match parts.iter_mut().find(|(other, _)| *other == place) {
-                Some((_, sum)) => *sum += size,
-                None => parts.push((place, size)),
+            let (place, part) = (state.schedule.flows.enter(batch.flow()), Size::one(batch));
+            if let Err(cause) = state.take_part(place, &part) {
+                let full = state.refusal(cause, (batch.flow(), place, &part), &size);
+                state.schedule.flows.leave_if_empty(place);
+                for (place, part) in parts {
+                    state.schedule.flows.give_back(place, &part);
+                    state.room.undo(&part);
+                }
+                return Err(full);
             }
-        }
-        let taken = parts.iter().position(|(place, part)| state.take_part(*place, part).is_err());
-        if let Some(failed) = taken {
-            let full = state.refusal(parts[failed], &size, batches);
-            for (place, part) in &parts[..failed] {
-                state.schedule.flows.give_back(*place, part);
-                state.room.undo(part);
-            }
-            parts[failed..].iter().for_each(|(place, _)| state.schedule.flows.leave_if_empty(*place));
-            return Err(full);
+            parts.push((place, part));
         }
         state.reservations += 1;
         let flow = batches.first().map(|batch| batch.flow().number());
@@ -123,22 +120,15 @@ impl State {
         Ok(())
     }
 
-    /// Why a part was not admitted and when to come back.
-    fn refusal(&self, (place, part): (u32, Size), size: &Size, batches: &[Batch]) -> QueueFull {
+    /// When to come back with a request of `size` of which a part was not admitted.
+    fn refusal(&self, cause: Cause, (flow, place, part): (&Flow, u32, &Size), size: &Size) -> QueueFull {
         let (flows, now) = (&self.schedule.flows, Instant::now());
-        let cause = flows.admit(place, &part, (self.room.bounds(), self.room.used())).err();
-        let mut full = match cause.unwrap_or(Cause::Full) {
+        let mut full = match cause {
             Cause::Full => self.room.refusal(size, now),
-            Cause::Share => {
-                // What it has beyond its share is not known to the byte; a request of its own size is.
-                self.room.share_refusal((part.bytes, flows.part_of_service(place)), now)
-            }
+            // What it has beyond its share is not known to the byte; what it asks for is.
+            Cause::Share => self.room.share_refusal((part.bytes, flows.part_of_service(place)), now),
         };
-        let of_flow = |flow: u64| batches.iter().filter(move |batch| batch.flow().number() == flow);
-        full.never_fits |= batches.iter().any(|batch| {
-            let whole: Size = of_flow(batch.flow().number()).map(Size::one).sum();
-            !flows.could_fit(batch.flow(), &whole, self.room.bounds())
-        });
+        full.never_fits |= !flows.could_fit(flow, part, self.room.bounds());
         full
     }
 }

@@ -373,7 +373,7 @@ mod tests {
         let turn = late + Duration::from_secs(60);
         assert_eq!(tenants.seat_at(&real, true, turn).class, Class::Dynamic);
         assert!(!tenants.is_current(&real, &seat, true), "who holds the old place asks again");
-        assert_eq!(junk.iter().filter(|seat| seat.state.given_up.load(Ordering::Relaxed)).count(), 1);
+        assert!(junk.iter().any(|seat| seat.state.given_up.load(Ordering::Relaxed)));
         assert!(ledger.accounts().iter().any(|account| *account.label() == real));
     }
 

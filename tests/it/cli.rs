@@ -114,7 +114,13 @@ fn the_demo_runs_without_a_terminal_drains_and_balances() {
 #[test]
 fn the_help_is_the_golden_one() {
     let mut text = String::new();
-    for command in [&["--help"][..], &["run", "--help"], &["validate", "--help"], &["demo", "--help"]] {
+    for command in [
+        &["--help"][..],
+        &["run", "--help"],
+        &["validate", "--help"],
+        &["demo", "--help"],
+        &["healthcheck", "--help"],
+    ] {
         let (code, out, _) = tollgate(command);
         assert_eq!(code, Some(0));
         text.push_str(&format!("$ tollgate {}\n{out}\n", command.join(" ")));
@@ -130,7 +136,7 @@ fn the_help_is_the_golden_one() {
 fn help_names_every_command_and_variable() {
     let (code, out, _) = tollgate(&["--help"]);
     assert_eq!(code, Some(0));
-    for command in ["run", "demo", "validate", "schema", "components"] {
+    for command in ["run", "demo", "validate", "schema", "components", "healthcheck"] {
         assert!(out.contains(command), "{command}");
     }
     let (_, out, _) = tollgate(&["run", "--help"]);

@@ -11,6 +11,7 @@
 
 mod backpressure;
 mod batching;
+mod chart;
 mod cli;
 mod clients;
 mod documents;
@@ -18,6 +19,8 @@ mod examples;
 mod fairness;
 mod gate;
 mod harness;
+mod healthcheck;
+mod hostile;
 mod layers;
 mod life;
 mod limits;

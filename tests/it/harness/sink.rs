@@ -107,7 +107,10 @@ async fn serve(
     request: http::Request<hyper::body::Incoming>,
 ) -> Result<http::Response<Body>, std::convert::Infallible> {
     let (head, body) = request.into_parts();
-    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    // A sender that gave up gets no answer, and what it began does not count.
+    let Ok(body) = body.collect().await.map(|body| body.to_bytes()) else {
+        return Ok(respond(false, 0, 400));
+    };
     let grpc =
         head.headers.get("content-type").is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
     loop {

@@ -1,0 +1,89 @@
+{{- /* The host to listen on: an unbracketed IPv6 address is understood, empty means every address. */ -}}
+{{- define "tollgate.listenHost" -}}
+{{- if eq .Values.listenOn "podIP" }}${env:MY_POD_IP}{{ end -}}
+{{- end -}}
+
+{{- /* The text of collector.yaml. */ -}}
+{{- define "tollgate.config" -}}
+{{- if .Values.config }}{{ include "tollgate.text" .Values.config }}{{ else }}{{ include "tollgate.generatedConfig" . }}{{ end -}}
+{{- end -}}
+
+{{- define "tollgate.generatedConfig" -}}
+{{- $host := include "tollgate.listenHost" . -}}
+{{- $exporter := ternary "debug" (ternary "otlp_grpc" "otlp_http" (eq .Values.destination.protocol "grpc")) (empty .Values.destination.endpoint) -}}
+{{- $extensions := list "health_check" "admin" -}}
+{{- if include "tollgate.policiesMapName" . }}{{ $extensions = list "health_check" "policies" "admin" }}{{ end -}}
+receivers:
+  otlp:
+    protocols:
+      {{- if .Values.ports.otlp.enabled }}
+      grpc:
+        endpoint: {{ printf "%s:%d" $host (int .Values.ports.otlp.containerPort) | quote }}
+      {{- end }}
+      {{- if (index .Values.ports "otlp-http").enabled }}
+      http:
+        endpoint: {{ printf "%s:%d" $host (int (index .Values.ports "otlp-http").containerPort) | quote }}
+      {{- end }}
+
+processors:
+  # Refuses before the container's memory limit would kill the process.
+  memory_limiter:
+    check_interval: 1s
+    limit_percentage: 80
+    spike_limit_percentage: 20
+  tenant:
+  sampling:
+
+exporters:
+  {{- if eq $exporter "debug" }}
+  debug:
+  {{- else }}
+  {{ $exporter }}:
+    endpoint: {{ .Values.destination.endpoint | quote }}
+    compression: {{ .Values.destination.compression }}
+    {{- with .Values.destination.tls }}
+    tls:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with .Values.destination.headers }}
+    headers:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    sending_queue:
+      max_bytes: {{ default (ternary "64MiB" "256MiB" (eq .Values.mode "daemonset")) .Values.destination.queueBytes }}
+  {{- end }}
+
+extensions:
+  health_check:
+    endpoint: {{ printf "%s:%s" $host (include "tollgate.healthPort" .) | quote }}
+    {{- with .Values.readinessProbe }}
+    path: {{ .httpGet.path | quote }}
+    {{- end }}
+  {{- if has "policies" $extensions }}
+  # The file is named by --policies.
+  policies:
+    {{- if .Values.policies.lastGood.enabled }}
+    last_good: /var/lib/tollgate/policies.last-good.yaml
+    {{- end }}
+  {{- end }}
+  # On the pod's loopback: kubectl port-forward reaches it.
+  admin:
+
+service:
+  extensions: [{{ join ", " $extensions }}]
+  {{- if .Values.ports.metrics.enabled }}
+  telemetry:
+    metrics:
+      readers:
+        - pull: { exporter: { prometheus: { host: {{ default "::" $host | quote }}, port: {{ int .Values.ports.metrics.containerPort }} } } }
+  {{- end }}
+  pipelines:
+    {{- range list "traces" "metrics" "logs" }}
+    {{ . }}: { receivers: [otlp], processors: [memory_limiter, tenant, sampling], exporters: [{{ $exporter }}] }
+    {{- end }}
+{{- end -}}
+
+{{- /* The text of policies.yaml. */ -}}
+{{- define "tollgate.policies" -}}
+{{- if .Values.policies.config }}{{ include "tollgate.text" .Values.policies.config }}{{ else }}{{ .Files.Get "files/policies.yaml" }}{{ end -}}
+{{- end -}}

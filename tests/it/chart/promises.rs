@@ -1,0 +1,268 @@
+//! What the chart promises whoever installs it.
+
+use serde_json::{Value, json};
+
+use super::{all_rendered, container, file, objects, of_kind, template, with, workload};
+
+#[test]
+fn selectors_never_change() {
+    for (mode, name, component) in [
+        ("daemonset", "gate-tollgate-agent", "agent-collector"),
+        ("deployment", "gate-tollgate", "standalone-collector"),
+        ("statefulset", "gate-tollgate", "statefulset-collector"),
+    ] {
+        let objects = objects(&with(mode, &["service.enabled=true"]).unwrap());
+        let expected = json!({
+            "app.kubernetes.io/name": "tollgate",
+            "app.kubernetes.io/instance": "gate",
+            "app.kubernetes.io/component": component,
+        });
+        let workload = workload(&objects);
+        assert_eq!(workload["metadata"]["name"], name);
+        assert_eq!(workload["spec"]["selector"], json!({ "matchLabels": expected }), "{mode}");
+        for service in of_kind(&objects, "Service") {
+            assert_eq!(service["spec"]["selector"], expected, "{mode}");
+        }
+        let labels = &workload["spec"]["template"]["metadata"]["labels"];
+        for (key, value) in expected.as_object().unwrap() {
+            assert_eq!(labels[key], *value, "{mode}");
+        }
+    }
+}
+
+/// The workload as the API server compares it.
+fn pod_template(mode: &str, set: &[&str]) -> Value {
+    workload(&objects(&with(mode, set).unwrap())).clone()
+}
+
+#[test]
+fn policies_never_restart_a_pod_and_configuration_always_does() {
+    for mode in ["daemonset", "deployment", "statefulset"] {
+        let before = pod_template(mode, &[]);
+        let policies = &[
+            "policies.config.version=1",
+            "policies.config.revision=2",
+            "policies.config.identity.anonymous=refuse",
+        ];
+        assert_eq!(pod_template(mode, policies), before, "{mode}");
+        let endpoint = pod_template(mode, &["destination.endpoint=backend:4317"]);
+        let checksum = |workload: &Value| {
+            workload["spec"]["template"]["metadata"]["annotations"]["checksum/config"].clone()
+        };
+        assert!(checksum(&before).is_string());
+        assert_ne!(checksum(&endpoint), checksum(&before), "{mode}");
+        assert_eq!(
+            pod_template(mode, &["enableConfigChecksumAnnotation=false"])["metadata"],
+            before["metadata"]
+        );
+    }
+}
+
+#[test]
+fn policies_are_mounted_as_a_directory() {
+    for rendered in all_rendered() {
+        let objects = &rendered.objects;
+        for mount in container(objects)["volumeMounts"].as_array().unwrap() {
+            assert!(mount["subPath"].is_null() && mount["subPathExpr"].is_null(), "{}", rendered.name());
+        }
+    }
+}
+
+#[test]
+fn nobody_gets_rights_and_every_pod_is_restricted() {
+    for rendered in all_rendered() {
+        let objects = &rendered.objects;
+        for kind in ["Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"] {
+            assert!(of_kind(objects, kind).is_empty(), "{kind} in {}", rendered.name());
+        }
+        let pods = of_kind(objects, "Pod").into_iter().map(|pod| &pod["spec"]);
+        for pod in pods.chain([&workload(objects)["spec"]["template"]["spec"]]) {
+            assert_eq!(pod["automountServiceAccountToken"], false);
+            assert_eq!(pod["enableServiceLinks"], false);
+            let security = &pod["securityContext"];
+            assert_eq!(security["runAsNonRoot"], true);
+            assert_eq!(security["runAsUser"], 65532);
+            assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault");
+            let container = &pod["containers"][0];
+            let security = &container["securityContext"];
+            assert_eq!(security["readOnlyRootFilesystem"], true);
+            assert_eq!(security["allowPrivilegeEscalation"], false);
+            assert_eq!(security["capabilities"], json!({ "drop": ["ALL"] }));
+            assert!(container["resources"]["limits"]["memory"].is_string(), "{}", rendered.name());
+        }
+    }
+}
+
+#[test]
+fn pods_live_long_enough_to_drain() {
+    for rendered in all_rendered() {
+        let objects = &rendered.objects;
+        let container = container(objects);
+        let arguments =
+            container["args"].as_array().unwrap().iter().map(|argument| argument.as_str().unwrap());
+        let grace =
+            arguments.filter_map(|argument| argument.strip_prefix("--shutdown-grace=")).next().unwrap();
+        let grace: i64 = grace.strip_suffix('s').unwrap().parse().unwrap();
+        let sleep = container["lifecycle"]["preStop"]["sleep"]["seconds"].as_i64().unwrap();
+        let period = workload(objects)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].as_i64();
+        assert!(period.unwrap() >= sleep + grace + 2, "{}", rendered.name());
+    }
+}
+
+#[test]
+fn agents_take_traffic_of_their_node_only() {
+    let objects_of = |set: &[&str]| objects(&with("daemonset", set).unwrap());
+    let objects = objects_of(&[]);
+    assert!(of_kind(&objects, "Service").iter().all(|service| service["spec"]["clusterIP"] == "None"));
+    assert_eq!(container(&objects)["ports"][0]["hostPort"], 4317);
+    let objects = objects_of(&["service.enabled=true", "ports.otlp.hostPort=0"]);
+    let services = of_kind(&objects, "Service");
+    let service = services.iter().find(|service| service["spec"]["clusterIP"] != "None").unwrap();
+    assert_eq!(service["spec"]["internalTrafficPolicy"], "Local");
+    assert!(container(&objects)["ports"][0]["hostPort"].is_null());
+    let gateway = super::objects(&with("deployment", &[]).unwrap());
+    assert!(container(&gateway)["ports"][0]["hostPort"].is_null());
+}
+
+#[test]
+fn an_autoscaler_owns_the_replicas() {
+    for mode in ["deployment", "statefulset"] {
+        assert_eq!(pod_template(mode, &[])["spec"]["replicas"], 2);
+        assert!(pod_template(mode, &["autoscaling.enabled=true"])["spec"]["replicas"].is_null());
+        let keda = ["keda.enabled=true", "keda.triggers[0].type=cpu"];
+        assert!(pod_template(mode, &keda)["spec"]["replicas"].is_null());
+    }
+}
+
+#[test]
+fn a_whole_configuration_is_passed_on_unmerged() {
+    let values = super::chart().join("ci/gateway-config.yaml");
+    let objects = objects(&template(&values));
+    let rendered: Value = serde_saphyr::from_str(&file(&objects, "-config").unwrap()).unwrap();
+    let text = std::fs::read_to_string(values).unwrap();
+    let values: Value = serde_saphyr::from_str(&text).unwrap();
+    assert_eq!(rendered, values["config"]);
+    assert!(rendered["processors"].as_object().unwrap().contains_key("batch"), "null is kept");
+}
+
+#[test]
+fn files_are_passed_on_as_they_are() {
+    let chart = super::chart();
+    let folder = tempfile::tempdir().unwrap();
+    let (config, policies) = (folder.path().join("collector.yaml"), folder.path().join("policies.yaml"));
+    let text = super::root().join("examples/quickstart/collector.yaml");
+    let text = std::fs::read_to_string(text).unwrap();
+    std::fs::write(&config, text.replace("  health_check:", "  health_check: { endpoint: \":13133\" }"))
+        .unwrap();
+    std::fs::copy(super::root().join("config/policies.yaml"), &policies).unwrap();
+    let set = [
+        format!("--set-file=config={}", config.display()),
+        format!("--set-file=policies.config={}", policies.display()),
+    ];
+    let arguments =
+        ["template", "gate", chart.to_str().unwrap(), "--set=mode=deployment", "--set", super::IMAGE];
+    let objects = objects(&super::helm(&[&arguments[..], &[&set[0], &set[1]]].concat()).unwrap());
+    for (name_ends, path) in [("-config", config), ("-policies", policies)] {
+        let text = std::fs::read_to_string(path).unwrap();
+        assert_eq!(file(&objects, name_ends).unwrap().trim_end(), text.trim_end());
+    }
+}
+
+#[test]
+fn only_a_statefulset_that_was_asked_claims_volumes() {
+    for rendered in all_rendered() {
+        let objects = &rendered.objects;
+        let claims = !workload(objects)["spec"]["volumeClaimTemplates"].is_null();
+        let text = std::fs::read_to_string(&rendered.values).unwrap();
+        assert_eq!(claims, text.contains("persistence: { enabled: true"), "{}", rendered.name());
+    }
+}
+
+#[test]
+fn notes_tell_the_next_step() {
+    let chart = super::chart();
+    for (mode, told) in [
+        ("daemonset", "status.hostIP, port 4317"),
+        ("deployment", "gate-tollgate.telemetry.svc:4317"),
+        ("statefulset", "The queue is in memory"),
+    ] {
+        let mode = format!("mode={mode}");
+        let notes = super::helm(&[
+            "install",
+            "gate",
+            chart.to_str().unwrap(),
+            "--namespace",
+            "telemetry",
+            "--dry-run=client",
+            "--set",
+            &mode,
+            "--set",
+            super::IMAGE,
+        ])
+        .unwrap();
+        let notes = notes.split("NOTES:").nth(1).unwrap();
+        for told in [
+            told,
+            "NOTHING IS SENT ON YET",
+            "helm test gate",
+            "--set-file policies.config=",
+            "rollout status",
+        ] {
+            assert!(notes.contains(told), "{mode}: {told:?} is missing:\n{notes}");
+        }
+    }
+}
+
+/// Names of entries of a list.
+fn names(list: &Value) -> Vec<&str> {
+    list.as_array().into_iter().flatten().map(|entry| entry["name"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn what_an_object_refers_to_is_there() {
+    for rendered in all_rendered() {
+        let objects = &rendered.objects;
+        let named = |kind: &str, name: &Value| {
+            assert!(
+                of_kind(objects, kind).iter().any(|object| object["metadata"]["name"] == *name)
+                    || ["platform-collector", "platform-policies", "tollgate-policies", "shared"]
+                        .contains(&name.as_str().unwrap()),
+                "{kind} {name} in {}",
+                rendered.name()
+            );
+        };
+        let workload = workload(objects);
+        let pod = &workload["spec"]["template"]["spec"];
+        named("ServiceAccount", &pod["serviceAccountName"]);
+        let mut volumes = names(&pod["volumes"]);
+        for volume in pod["volumes"].as_array().unwrap().iter().filter(|v| v["configMap"].is_object()) {
+            named("ConfigMap", &volume["configMap"]["name"]);
+        }
+        let claims = workload["spec"]["volumeClaimTemplates"].as_array().into_iter().flatten();
+        volumes.extend(claims.map(|claim| claim["metadata"]["name"].as_str().unwrap()));
+        let container = container(objects);
+        for mount in names(&container["volumeMounts"]) {
+            assert!(volumes.contains(&mount), "{mount} in {}", rendered.name());
+        }
+        let ports = names(&container["ports"]);
+        for service in of_kind(objects, "Service") {
+            for port in service["spec"]["ports"].as_array().unwrap() {
+                let target = port["targetPort"].as_str().unwrap();
+                assert!(ports.contains(&target), "{target} in {}", rendered.name());
+            }
+        }
+        if !workload["spec"]["serviceName"].is_null() {
+            named("Service", &workload["spec"]["serviceName"]);
+        }
+        for scaler in objects.iter().filter(|object| !object["spec"]["scaleTargetRef"].is_null()) {
+            let target = &scaler["spec"]["scaleTargetRef"];
+            assert_eq!(
+                (&target["kind"], &target["name"]),
+                (&workload["kind"], &workload["metadata"]["name"])
+            );
+        }
+        for budget in of_kind(objects, "PodDisruptionBudget").iter().chain(&of_kind(objects, "PodMonitor")) {
+            assert_eq!(budget["spec"]["selector"], workload["spec"]["selector"], "{}", rendered.name());
+        }
+    }
+}
