@@ -147,6 +147,14 @@ impl Entrance {
         }
     }
 
+    /// What a request may take decoded: what the receiver allows, and what its tenant may have at once.
+    fn limits(&self, request: &Request) -> Limits {
+        let limits = &self.0.limits;
+        let decoded_budget =
+            request.pass.max_decoded().map_or(limits.decoded_budget, |most| most.min(limits.decoded_budget));
+        Limits { decoded_budget, ..*limits }
+    }
+
     /// The synchronous part: bytes to batches, in every pipeline concerned.
     fn process(
         &self,
@@ -156,8 +164,9 @@ impl Entrance {
     ) -> Result<(u64, Deliveries, Admission), Refused> {
         let Admitted { directory, caller } = admitted;
         SCRATCH.with_borrow_mut(|Scratch { index, edits }| {
-            let body =
-                index.read(request.signal, &request.body, &self.0.limits).map_err(Refusal::Malformed)?;
+            let body = index
+                .read(request.signal, &request.body, &self.limits(request))
+                .map_err(Refusal::Malformed)?;
             let items = index.items();
             self.0.normalized[request.signal].add(index.normalized());
             let mut deliveries = Deliveries::default();

@@ -56,6 +56,11 @@ impl Limits {
             || self.max_in_flight_bytes.is_some()
     }
 
+    /// The most `bytes_per_second` ever lets in at once.
+    pub fn decoded_at_once(&self) -> Option<u64> {
+        self.bytes_per_second.map(|rate| (rate * self.burst.as_secs_f64()) as u64)
+    }
+
     /// Whether items may have to be made smaller.
     pub fn trims(&self) -> bool {
         self.max_attribute_value_bytes.is_some()

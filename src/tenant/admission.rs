@@ -85,6 +85,7 @@ pub struct Pass(Option<Arc<Early>>);
 struct Early {
     tenant: TenantId,
     max_bytes: u64,
+    max_decoded: Option<u64>,
     is_charged: bool,
     held: Option<InFlight>,
 }
@@ -108,6 +109,12 @@ impl Pass {
         self.0.as_ref().map(|early| early.max_bytes)
     }
 
+    /// The most a request may take decoded, if the tenant is known and limited: more would be refused
+    /// anyway, so it need not be looked at to its end.
+    pub fn max_decoded(&self) -> Option<usize> {
+        usize::try_from(self.0.as_ref()?.max_decoded?).ok()
+    }
+
     fn of(&self, tenant: &Tenant) -> Option<&Early> {
         self.0.as_deref().filter(|early| early.tenant == tenant.id)
     }
@@ -115,7 +122,9 @@ impl Pass {
 
 fn early(directory: &Directory, tenant: &Tenant, announced: Option<u64>) -> Result<Early, Over> {
     let max_bytes = tenant.block.limits.max_request_bytes;
-    let mut early = Early { tenant: tenant.id.clone(), max_bytes, is_charged: false, held: None };
+    let max_decoded = tenant.block.limits.decoded_at_once();
+    let id = tenant.id.clone();
+    let mut early = Early { tenant: id, max_bytes, max_decoded, is_charged: false, held: None };
     let Some((meter, limits)) = directory.meter(tenant) else { return Ok(early) };
     let announced = announced.filter(|_| limits.max_in_flight_bytes.is_some());
     early.held = announced.map(|bytes| meter.hold(limits, bytes)).transpose()?;

@@ -77,7 +77,7 @@ tests:
 #[test]
 fn keys_of_later_versions_are_refused_and_never_ignored() {
     let (_dir, path) =
-        file("policies.yaml", "version: 1\ndefaults: { limits: { spans_per_second: 5 } }\nrules: []\n");
+        file("policies.yaml", "version: 1\ndefaults: { limits: { warm_up: 5s } }\nrules: []\n");
     let (code, _, errors) = tollgate(&["validate", "--policies", &path]);
     assert_eq!(code, Some(1));
     assert!(errors.contains("defaults.limits") && errors.contains("not yet available"), "{errors}");
