@@ -69,12 +69,8 @@ impl Api {
         let accounts = self.telemetry.ledger().accounts();
         let of = |account: &Arc<Account>| {
             let label = account.label().to_string();
-            let policies = (self.effective_policies)(&label);
-            let of = |key: &str| policies.as_ref().and_then(|policies| policies.get(key)).cloned();
             let tenant = json!({
-                "class": of("class"),
-                "authenticated": of("authenticated"),
-                "policies": policies,
+                "policies": (self.effective_policies)(&label),
                 "refused_requests": refused_requests(account),
                 "signals": signals(account),
             });
