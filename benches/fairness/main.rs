@@ -33,7 +33,7 @@ const NOISY_EVERY: Duration = Duration::from_micros(500);
 /// 2,400 spans a second are offered; 30 spans a request on 2 slots, 100 ms each, make 600 a second.
 const SLOW: Duration = Duration::from_millis(100);
 const SLOW_QUEUE: &str = "num_consumers: 2, max_bytes: 4MiB, queue_size: 100000, \
-    batch: { min_size: 1, max_size: 30, flush_timeout: 1ms }";
+    batch: { min_size: 30, max_size: 30, flush_timeout: 20ms }";
 const FAST_QUEUE: &str = "num_consumers: 2, max_bytes: 64MiB, queue_size: 100000";
 /// How often baseline and load take turns.
 const TURNS: usize = 3;
