@@ -25,8 +25,6 @@ pub(super) fn busy(rule: &str) -> Telemetry {
     telemetry.memory_limiter("memory_limiter").refused[Signal::Traces].add(1);
     telemetry.sampler("probabilistic_sampler").count(Signal::Traces, "trace_id_hash", (true, 1));
     telemetry.sampler("probabilistic_sampler").count(Signal::Logs, "trace_id_hash", (false, 1));
-    let acme = TenantId::new("acme").unwrap();
-    telemetry.exporter("otlp_grpc/a").tenants.watch(move || Some(vec![(acme.clone(), 500)]));
     let column_of = |tenant: &str| telemetry.ledger().account(&TenantId::new(tenant).unwrap());
     let account = column_of("acme");
     let column = account.signal(Signal::Traces);
@@ -48,8 +46,6 @@ pub(super) fn busy(rule: &str) -> Telemetry {
     account.add_refused_request(crate::outcome::RefusedReason::RateLimit);
     account.add_trimmed(crate::outcome::Trimmed::Event, 1);
     telemetry.models().count(&tenant, ("ranker", "7"), 20, 1);
-    let waiting = TenantId::new("acme").unwrap();
-    telemetry.exporter("otlp_grpc/a").tenants.watch(move || Some(vec![(waiting.clone(), 500)]));
     telemetry.policies().loaded("7", "ab12", Duration::from_millis(3));
     telemetry.watch_tasks(&crate::tasks::Scope::root("test"));
     telemetry.watch_tls("receiver/otlp", || 2);

@@ -176,11 +176,11 @@ enrichment: { model_name: { from: [pod_label.app] } }
             "p.yaml:5:50: defaults.limits.export_in_flight: not yet available",
             "p.yaml:5:73: defaults.tail: needs stage 3, which is not yet available",
             "p.yaml:5:95: defaults.sampling.target: needs stage 2, which is not yet available",
-            "p.yaml:8:16: rules[0].target: needs stage 2, which is not yet available",
-            "p.yaml:8:38: rules[0].group_by: needs stage 3, which is not yet available",
-            "p.yaml:8:52: rules[0].overload: needs stage 2, which is not yet available",
-            "p.yaml:8:82: rules[0].match[\"trace.spans\"]: needs stage 3, which is not yet available",
-            "p.yaml:9:36: enrichment.model_name.from[0]: `pod_label.app` is not yet available",
+            "p.yaml:7:16: rules[0].target: needs stage 2, which is not yet available",
+            "p.yaml:7:38: rules[0].group_by: needs stage 3, which is not yet available",
+            "p.yaml:7:52: rules[0].overload: needs stage 2, which is not yet available",
+            "p.yaml:7:82: rules[0].match[\"trace.spans\"]: needs stage 3, which is not yet available",
+            "p.yaml:8:36: enrichment.model_name.from[0]: `pod_label.app` is not yet available",
         ],
     );
 }
