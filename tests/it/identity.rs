@@ -118,7 +118,7 @@ async fn a_key_sends_as_its_own_tenant_whatever_it_claims() {
     assert_eq!(metrics.sum("tollgate_authentications_total", &labels), 12.0);
     let (_, tenants) = tollgate.get("admin", "/v1/tenants").await;
     let tenants: serde_json::Value = serde_json::from_str(&tenants).unwrap();
-    let acme = &tenants["tenants"]["acme"];
+    let acme = &tenants["tenants"]["acme"]["policies"];
     assert_eq!((&acme["class"], &acme["authenticated"]), (&json!("dynamic"), &json!(true)), "{tenants}");
     let ended = tollgate.stop().await;
     let log: String = ended.log.iter().map(|line| line.to_string()).collect();
