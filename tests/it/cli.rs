@@ -110,6 +110,23 @@ fn the_demo_runs_without_a_terminal_drains_and_balances() {
     assert!(sums.starts_with("received ") && sums.ends_with("balanced"), "{out}");
 }
 
+#[test]
+fn sampling_without_a_tenant_before_it_is_a_problem_with_a_way_out() {
+    let config = "
+receivers: { otlp: { protocols: { grpc: } } }
+processors: { tenant: , sampling: }
+exporters: { nop: }
+service: { pipelines: { traces: { receivers: [otlp], processors: [sampling], exporters: [nop] } } }
+";
+    let (_dir, path) = file("collector.yaml", config);
+    let (code, _, errors) = tollgate(&["validate", "--config", &path]);
+    assert_eq!(code, Some(1), "{errors}");
+    assert!(errors.contains("service.pipelines.traces.processors") && errors.contains("tenant"), "{errors}");
+    let (_dir, path) = file("collector.yaml", &config.replace("[sampling]", "[tenant, sampling]"));
+    let (code, _, errors) = tollgate(&["validate", "--config", &path]);
+    assert_eq!((code, errors.as_str()), (Some(0), ""));
+}
+
 /// `TOLLGATE_BLESS=1` rewrites the golden file.
 #[test]
 fn the_help_is_the_golden_one() {
