@@ -12,6 +12,7 @@ pub mod exporter;
 pub mod extensions;
 mod id;
 mod load;
+mod null;
 mod pipelines;
 pub mod processor;
 pub mod receiver;

@@ -114,7 +114,7 @@ processors:
 connectors:
 extensions:
   pprof:
-    save_to_file: /tmp/cpu.prof
+    save_to_file: cpu.prof
 service:
   telemetry:
     metrics:

@@ -6,7 +6,7 @@
 use regex::Regex;
 
 use super::attributes::constant;
-use crate::config::processor::{self as config, MatchType};
+use crate::config::processor::{self as config, MatchType, SPAN_KINDS};
 use crate::otlp::{AttributeValue, Draft, ItemId, PartId, Signal, Value};
 
 /// One compiled `include` or `exclude`.
@@ -65,15 +65,6 @@ impl Wanted {
         }
     }
 }
-
-const SPAN_KINDS: [&str; 6] = [
-    "SPAN_KIND_UNSPECIFIED",
-    "SPAN_KIND_INTERNAL",
-    "SPAN_KIND_SERVER",
-    "SPAN_KIND_CLIENT",
-    "SPAN_KIND_PRODUCER",
-    "SPAN_KIND_CONSUMER",
-];
 
 impl Filter {
     pub(super) fn new(rule: &config::Match) -> Self {

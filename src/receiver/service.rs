@@ -85,12 +85,8 @@ struct Web {
 
 impl Rules {
     pub(super) fn of_grpc(config: &config::Grpc) -> Self {
-        let mib = match config.max_recv_msg_size_mib {
-            0 => 4,
-            mib => mib as usize,
-        };
         Self {
-            limit: mib << 20,
+            limit: config.max_message_bytes(),
             max_response: bytes(config.limits.max_response_size.0),
             request_timeout: config.limits.request_timeout,
             read_timeout: config.limits.request_timeout,
@@ -112,16 +108,12 @@ impl Rules {
             cors: Cors::new(config.cors.as_ref()),
             response_headers: web::response_headers(&config.response_headers),
         };
-        let limit = match config.max_request_body_size.0 {
-            0 => config::Http::default().max_request_body_size.0,
-            limit => limit,
-        };
         let read_timeout = match config.read_timeout {
             Duration::ZERO => config.limits.request_timeout,
             timeout => timeout,
         };
         Self {
-            limit: bytes(limit),
+            limit: config.max_body_bytes(),
             max_response: bytes(config.limits.max_response_size.0),
             request_timeout: config.limits.request_timeout,
             read_timeout,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::null_is_present;
+use crate::config::null::null_is_present;
 
 /// The exporter `file`: one line of OTLP/JSON per batch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -5,7 +5,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Compression, Headers, MAX_REQUEST_SIZE, RetryOnFailure, SendingQueue, null_is_default};
+use super::{Compression, Headers, MAX_REQUEST_SIZE, RetryOnFailure, SendingQueue};
+use crate::config::null::null_is_default;
 use crate::config::tls::{Secret, TlsClient};
 use crate::units::ByteSize;
 

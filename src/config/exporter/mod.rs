@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 pub use check::{Found, Problem};
 pub use endpoint::{Address, BadEndpoint, Endpoint};
@@ -23,6 +23,7 @@ pub use file::{File, FileFormat, Rotation};
 pub use http::{CompressionParams, Cookies, Encoding, OtlpHttp};
 pub use queue::{Batching, Partition, RetryOnFailure, SendingQueue, Sizer};
 
+use super::null::{null_is_default, null_is_present};
 use super::tls::{Secret, TlsClient};
 use crate::compression::Codec;
 use crate::units::ByteSize;
@@ -283,21 +284,3 @@ pub enum Verbosity {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Nop {}
-
-/// Reads `null` as all defaults, as the Collector does.
-fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de> + Default,
-{
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// Reads `null` as present with all defaults: a section of which only the name is written is on.
-fn null_is_present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de> + Default,
-{
-    null_is_default(deserializer).map(Some)
-}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{null_is_default, null_is_present};
+use crate::config::null::{null_is_default, null_is_present};
 use crate::units::ByteSize;
 
 /// What a queue is measured in.

@@ -135,7 +135,8 @@ fn check_actions(key: &str, actions: &[Action], found: &mut Findings) {
     }
 }
 
-const SPAN_KINDS: [&str; 6] = [
+/// The kinds of spans, in the order of their numbers.
+pub const SPAN_KINDS: [&str; 6] = [
     "SPAN_KIND_UNSPECIFIED",
     "SPAN_KIND_INTERNAL",
     "SPAN_KIND_SERVER",

@@ -15,7 +15,7 @@ pub use attributes::{
     Action, ActionKind, AttributeMatch, AttributeValue, Attributes, LibraryMatch, Match, MatchType,
     RegexpCache, Resource, SeverityMatch,
 };
-pub use check::{Found, Problem};
+pub use check::{Found, Problem, SPAN_KINDS};
 pub use sampler::{AttributeSource, ProbabilisticSampler, SamplerMode};
 
 use crate::units::ByteSize;

@@ -10,11 +10,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 pub use check::{Found, Problem};
 pub use endpoint::{BadEndpoint, Endpoint};
 
+use super::null::{null_is_default, null_is_present};
 use super::tls::TlsServer;
 use crate::units::ByteSize;
 
@@ -405,22 +406,4 @@ impl Default for Limits {
             max_response_size: ByteSize(4 << 20),
         }
     }
-}
-
-/// Reads `null` as the default value, as the Collector does.
-fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de> + Default,
-{
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// Reads `null` as present with all defaults: a section of which only the name is written is enabled.
-fn null_is_present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de> + Default,
-{
-    null_is_default(deserializer).map(Some)
 }
