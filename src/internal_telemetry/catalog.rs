@@ -166,6 +166,10 @@ define! {
         "Items by deciding rule and decision: kept, sampled_out, rule_drop, shadow_kept or shadow_out.";
     SAMPLING_ADJUSTED: Counter "tollgate_sampling_adjusted_items_total" "{items}" ["tenant", "signal", "rule"]
         "What the kept items stand for: the sum of their adjusted counts.";
+    SAMPLING_PROBABILITY: Gauge "tollgate_sampling_probability" "1" ["tenant", "rule"]
+        "The probability with which a rule kept its last item, earlier samplers and budgets included; the lowest of all signals.";
+    SAMPLING_THRESHOLD: Gauge "tollgate_sampling_threshold" "1" ["rule", "key"]
+        "The threshold of a budget as a share of 2^56: what is left out. The highest 20; key is the tenant, or empty for a budget of all; the rule of kept_spans_per_second is _kept.";
     SAMPLING_INCONSISTENT: Counter "tollgate_sampling_inconsistent_threshold_total" "{items}" ["tenant"]
         "Items whose threshold contradicts their randomness; the threshold was removed.";
     SAMPLING_MISSING_RANDOMNESS: Counter "tollgate_sampling_missing_randomness_total" "{items}" ["tenant"]

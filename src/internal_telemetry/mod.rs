@@ -36,7 +36,7 @@ pub use logging::LogFormat;
 pub use models::ModelMetrics;
 pub use own_resource::OwnResource;
 pub use policies::PoliciesMetrics;
-pub use sampling::{Decision, RandomnessMetrics, RuleMetrics, SamplingMetrics};
+pub use sampling::{BudgetThreshold, Decision, RandomnessMetrics, RuleMetrics, SamplingMetrics};
 pub use traces::Traces;
 pub use usage::Usage;
 
