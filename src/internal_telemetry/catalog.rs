@@ -190,6 +190,8 @@ define! {
         "Requests by what proved their sender (mtls, jwt, service_account, api_key, anonymous) and outcome: accepted, invalid or unavailable.";
     TLS_RELOAD_FAILURES: Counter "tollgate_tls_reload_failures_total" "{reloads}" ["component"]
         "Certificates or keys that changed on disk and could not be used; the old ones stay.";
+    TLS_NOT_AFTER: Gauge "tollgate_tls_not_after_seconds" "s" ["component"]
+        "When the certificate in use, or one of its chain, ends, in seconds since 1970; absent without one.";
     TASKS_ALIVE: Gauge "tollgate_tasks_alive" "{tasks}" []
         "Tasks alive now.";
     TASKS_ABORTED: Counter "tollgate_tasks_aborted_total" "{tasks}" []

@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stderr,
+    clippy::print_stdout,
     clippy::disallowed_methods,
     clippy::let_underscore_must_use,
     reason = "tests fail by panicking and own their tasks for a few seconds"
@@ -15,6 +16,7 @@ mod chart;
 mod cli;
 mod clients;
 mod documents;
+mod edge;
 mod examples;
 mod fairness;
 mod gate;
@@ -29,4 +31,5 @@ mod own_telemetry;
 mod processors;
 mod reload;
 mod sampling;
+mod supply_chain;
 mod tls;
