@@ -29,4 +29,5 @@ mod own_telemetry;
 mod processors;
 mod reload;
 mod sampling;
+mod supply_chain;
 mod tls;
