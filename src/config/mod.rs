@@ -10,6 +10,7 @@
 mod components;
 pub mod exporter;
 pub mod extensions;
+mod found;
 mod id;
 mod load;
 mod null;
@@ -27,6 +28,7 @@ use std::collections::BTreeMap;
 
 pub use components::{Extension, Receiver, component_types};
 pub use exporter::Exporter;
+pub use found::Found;
 pub use id::{BadId, ComponentId, PipelineId};
 pub use processor::Processor;
 pub use reference::reference;

@@ -24,6 +24,7 @@ mod harness;
 mod healthcheck;
 mod hostile;
 mod identity;
+mod image;
 mod layers;
 mod life;
 mod limits;
