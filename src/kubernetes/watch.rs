@@ -193,7 +193,7 @@ where
         }
     }
 
-    async fn list(&self, next: Option<String>) -> Result<ObjectList<K>, Failure> {
+    async fn list(&mut self, next: Option<String>) -> Result<ObjectList<K>, Failure> {
         let params = ListParams {
             field_selector: self.fields.clone(),
             limit: Some(self.page),
@@ -226,7 +226,7 @@ where
         }
     }
 
-    async fn watch(&self, version: &str) -> Result<BoxStream<'static, kube::Result<WatchEvent<K>>>, Failure> {
+    async fn watch(&mut self, version: &str) -> Result<BoxStream<'static, kube::Result<WatchEvent<K>>>, Failure> {
         let seconds = u32::try_from(self.lasts.as_secs().max(1)).unwrap_or(u32::MAX);
         let params = WatchParams {
             field_selector: self.fields.clone(),
