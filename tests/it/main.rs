@@ -14,6 +14,7 @@ mod batching;
 mod chart;
 mod cli;
 mod clients;
+mod config_map;
 mod documents;
 mod examples;
 mod fairness;
