@@ -186,6 +186,10 @@ define! {
         "How long the last reload of policies took, from reading the file to being in force.";
     POLICIES_RELOADS: Counter "tollgate_policies_reloads_total" "{reloads}" ["outcome"]
         "Reloads of policies by outcome: success or failure.";
+    KUBERNETES_WATCH_UP: Gauge "tollgate_kubernetes_watch_up" "1" ["resource"]
+        "1 while the API server tells what changes, 0 while what is known of the resource may be old.";
+    KUBERNETES_WATCH_FAILURES: Counter "tollgate_kubernetes_watch_failures_total" "{failures}" ["resource"]
+        "Lists and watches of the resource that failed or broke off.";
     AUTHENTICATIONS: Counter "tollgate_authentications_total" "{requests}" ["source", "outcome"]
         "Requests by what proved their sender (mtls, jwt, service_account, api_key, anonymous) and outcome: accepted, invalid or unavailable.";
     TLS_RELOAD_FAILURES: Counter "tollgate_tls_reload_failures_total" "{reloads}" ["component"]

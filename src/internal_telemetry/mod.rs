@@ -33,6 +33,7 @@ pub use authentication::{AuthenticationMetrics, AuthenticationOutcome};
 pub use catalog::{Definition, Kind, metrics_reference, metrics_table};
 pub use families::{Families, Family, Point, Value};
 pub use logging::LogFormat;
+pub use metrics::WatchMetrics;
 pub use models::ModelMetrics;
 pub use own_resource::OwnResource;
 pub use policies::PoliciesMetrics;
@@ -66,6 +67,7 @@ struct Inner {
     models: Arc<ModelMetrics>,
     policies: Arc<PoliciesMetrics>,
     authentication: Arc<AuthenticationMetrics>,
+    watches: ById<&'static str, WatchMetrics>,
     requests_normalised: PerSignal<Counter>,
     tls: Mutex<BTreeMap<String, Tls>>,
     pushes: Counter,
@@ -93,6 +95,7 @@ impl Telemetry {
             models: Arc::default(),
             policies: Arc::default(),
             authentication: Arc::default(),
+            watches: ById::default(),
             requests_normalised: PerSignal::default(),
             tls: Mutex::default(),
             pushes: Counter::default(),
@@ -157,6 +160,11 @@ impl Telemetry {
     /// Who proved what.
     pub fn authentication(&self) -> &Arc<AuthenticationMetrics> {
         &self.0.authentication
+    }
+
+    /// How the watch of a resource of the API server goes: `configmaps`, `pods`.
+    pub fn kubernetes_watch(&self, resource: &'static str) -> WatchMetrics {
+        self.0.watches.get(resource)
     }
 
     /// Requests that were decoded and encoded once because of their shape.

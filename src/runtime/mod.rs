@@ -23,6 +23,7 @@ use crate::admin::Readiness;
 use crate::config::service;
 use crate::internal_telemetry::logging::Log;
 use crate::internal_telemetry::{LogFormat, OwnResource, Telemetry, Traces, logging, push};
+use crate::kubernetes::{self, Client};
 use crate::outcome::{Books, DroppedReason};
 use crate::receiver::Sockets;
 use crate::tasks::{Scope, Workers};
@@ -159,6 +160,7 @@ impl Collector {
         for periodic in own.metrics.active_readers().iter().filter_map(|reader| reader.periodic.as_ref()) {
             push::start(&scope, &telemetry, periodic)?;
         }
+        policies.follow_api(client_of(&checked).await?);
         let graph = checked.graph(&telemetry, policies.state()).map_err(|p| anyhow::anyhow!("{p}"))?;
         let mut sockets = Sockets::default();
         sockets.begin();
@@ -213,6 +215,7 @@ impl Collector {
             .map_err(|problems| anyhow::anyhow!("{}", problems.lines().join("\n")))?;
         let graph =
             checked.graph(&self.telemetry, self.policies.state()).map_err(|p| anyhow::anyhow!("{p}"))?;
+        let client = client_of(&checked).await?;
         self.sockets.begin();
         let next = match Generation::start(graph, &self.scope, &self.workers, &mut self.sockets).await {
             Ok(next) => next,
@@ -227,7 +230,7 @@ impl Collector {
             return Err(error);
         }
         self.sockets.commit();
-        self.policies.switch(&checked, &self.scope).await;
+        self.policies.switch(&checked, client, &self.scope).await;
         next.show_tls(&self.telemetry);
         self.follow(&checked.config.service.telemetry);
         let old = std::mem::replace(&mut self.generation, next);
@@ -302,6 +305,13 @@ impl Collector {
         let all: Vec<String> = all.map(|(name, address)| format!("{name}={address}")).collect();
         all.join(" ")
     }
+}
+
+/// The client of the API server, if the configuration asks for one; without, nothing of it is started.
+async fn client_of(checked: &Checked) -> anyhow::Result<Option<Client>> {
+    let Some(keys) = &checked.config_map else { return Ok(None) };
+    let client = kubernetes::connect(&keys.access()).await.context("extensions.policies.config_map")?;
+    Ok(Some(client))
 }
 
 /// The CPUs this process may use: affinity and the cgroup's quota, at least one.

@@ -15,6 +15,7 @@ mod batching;
 mod chart;
 mod cli;
 mod clients;
+mod config_map;
 mod documents;
 mod edge;
 mod examples;
