@@ -114,6 +114,11 @@ impl Scope {
         tokio::time::timeout_at(deadline, self.tracker.wait()).await.is_ok()
     }
 
+    /// Whether its tasks were aborted because they did not stop in their grace.
+    pub fn is_aborted(&self) -> bool {
+        self.abort.is_cancelled()
+    }
+
     /// How many tasks of the whole tree are alive.
     pub fn alive(&self) -> usize {
         self.alive.load(Ordering::Relaxed)

@@ -36,7 +36,7 @@ use tokio::time::Instant;
 use crate::batch::SendFailure;
 use crate::config::exporter::{self as config, BadEndpoint, Batching, RetryOnFailure, SendingQueue};
 use crate::internal_telemetry::metrics::ExporterMetrics;
-use crate::outcome::DroppedReason;
+use crate::outcome::{DroppedReason, RefusedReason};
 use crate::queue::{Bounds, Queue, Wanted};
 use crate::tasks::{Scope, Workers};
 use crate::tls::{ClientTls, TlsError};
@@ -86,6 +86,8 @@ struct Plan {
     max_request_bytes: u64,
     retry: RetryOnFailure,
     awaits_results: bool,
+    /// There is no queue: what is leased belongs to its sender still, and is given up with him.
+    is_direct: bool,
     blocks_on_overflow: bool,
 }
 
@@ -282,11 +284,11 @@ impl Exporter {
             items += batch.items();
             self.0.metrics.send_failed[batch.signal()].add(batch.items());
             match batch.is_awaited() {
-                true => batch.refused_by_destination(SendFailure {
-                    code: answer::UNAVAILABLE,
-                    message: "the collector is shutting down".into(),
-                    retry_after: None,
-                }),
+                true => {
+                    let message = "the collector is shutting down".into();
+                    let failure = SendFailure { code: answer::UNAVAILABLE, message, retry_after: None };
+                    batch.refused_after(failure, RefusedReason::Shutdown);
+                }
                 false => batch.dropped(DroppedReason::Shutdown),
             }
         }
@@ -331,6 +333,7 @@ fn plan(config: &config::Exporter) -> (Plan, Bounds, Wanted) {
         max_request_bytes: max_request_size.0,
         retry: retry.clone(),
         awaits_results: !queue.enabled || queue.wait_for_result,
+        is_direct: !queue.enabled,
         blocks_on_overflow: queue.enabled && queue.block_on_overflow,
     };
     let capacity = if queue.enabled { queue.queue_size } else { u64::MAX };

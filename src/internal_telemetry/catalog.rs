@@ -124,6 +124,10 @@ define! {
         "Requests by outcome: accepted, refused or malformed.";
     RECEIVER_REQUEST_BYTES: Counter "tollgate_receiver_request_bytes_total" "By" ["receiver", "transport"]
         "Request bodies after decompression.";
+    RECEIVER_IN_FLIGHT: Gauge "tollgate_receiver_in_flight_requests" "{requests}" ["receiver", "transport"]
+        "Requests that are read or worked on now; of the listener they came to.";
+    CANCELLATIONS: Counter "tollgate_cancellations_total" "{requests}" ["reason"]
+        "Requests whose work was stopped before it was done: client (gone), deadline, drain, reload, or forced (cut past a grace).";
     RECEIVER_CONNECTIONS: Gauge "tollgate_receiver_connections" "{connections}" ["receiver", "transport"]
         "Connections open now.";
     RECEIVER_CONNECTIONS_REFUSED: Counter "tollgate_receiver_connections_refused_total" "{connections}" ["receiver", "transport"]

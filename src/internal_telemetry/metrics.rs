@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::identity::TenantId;
 use crate::otlp::{PerSignal, Signal};
+use crate::outcome::CancelReason;
 
 /// A number that only grows.
 #[derive(Debug, Clone, Default)]
@@ -61,10 +62,28 @@ pub struct ReceiverMetrics {
     pub requests_malformed: Counter,
     /// `tollgate_receiver_request_bytes_total`: request bodies after decompression.
     pub request_bytes: Counter,
+    /// `tollgate_receiver_in_flight_requests`: read or worked on now.
+    pub in_flight: Gauge,
     /// `tollgate_receiver_connections`: open now.
     pub connections: Gauge,
     /// `tollgate_receiver_connections_refused_total`: beyond a cap, or a handshake that failed.
     pub connections_refused: Counter,
+}
+
+/// `tollgate_cancellations_total`: requests whose work was stopped, each counted once; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Cancellations(Arc<[AtomicU64; CancelReason::ALL.len()]>);
+
+impl Cancellations {
+    /// Counts one request.
+    pub fn count(&self, reason: CancelReason) {
+        self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests so far.
+    pub fn get(&self, reason: CancelReason) -> u64 {
+        self.0[reason as usize].load(Ordering::Relaxed)
+    }
 }
 
 /// Of one exporter.

@@ -44,7 +44,8 @@ use crate::otlp::PerSignal;
 use crate::outcome::Ledger;
 use crate::tasks::Scope;
 use metrics::{
-    Counter, ExporterMetrics, Gauge, MemoryLimiterMetrics, ProcessorMetrics, ReceiverMetrics, SamplerMetrics,
+    Cancellations, Counter, ExporterMetrics, Gauge, MemoryLimiterMetrics, ProcessorMetrics, ReceiverMetrics,
+    SamplerMetrics,
 };
 
 /// Everything that is measured; clones are the same.
@@ -67,6 +68,7 @@ struct Inner {
     policies: Arc<PoliciesMetrics>,
     authentication: Arc<AuthenticationMetrics>,
     requests_normalised: PerSignal<Counter>,
+    cancellations: Cancellations,
     tls: Mutex<BTreeMap<String, Tls>>,
     pushes: Counter,
     pushes_failed: Counter,
@@ -94,6 +96,7 @@ impl Telemetry {
             policies: Arc::default(),
             authentication: Arc::default(),
             requests_normalised: PerSignal::default(),
+            cancellations: Cancellations::default(),
             tls: Mutex::default(),
             pushes: Counter::default(),
             pushes_failed: Counter::default(),
@@ -162,6 +165,11 @@ impl Telemetry {
     /// Requests that were decoded and encoded once because of their shape.
     pub fn requests_normalised(&self) -> &PerSignal<Counter> {
         &self.0.requests_normalised
+    }
+
+    /// Requests whose work was stopped.
+    pub fn cancellations(&self) -> &Cancellations {
+        &self.0.cancellations
     }
 
     /// Shows how often certificates of a component changed and could not be used. A second call for the

@@ -11,7 +11,7 @@ use super::families::{Families, Point, Value};
 use super::metrics::Counter;
 use super::{Inner, catalog, text, usage};
 use crate::otlp::Signal;
-use crate::outcome::{Account, Books, DroppedReason, RefusedReason, Trimmed};
+use crate::outcome::{Account, Books, CancelReason, DroppedReason, RefusedReason, Trimmed};
 
 /// A reading of everything.
 pub(super) fn read(inner: &Inner) -> Families {
@@ -51,8 +51,12 @@ fn receivers(inner: &Inner, families: &mut Families) {
             families.add(&catalog::RECEIVER_REQUEST_COUNT, &[&id, transport, ours], counter.get());
         }
         families.add(&catalog::RECEIVER_REQUEST_BYTES, &labels, metrics.request_bytes.get());
+        families.add(&catalog::RECEIVER_IN_FLIGHT, &labels, metrics.in_flight.get());
         families.add(&catalog::RECEIVER_CONNECTIONS, &labels, metrics.connections.get());
         families.add(&catalog::RECEIVER_CONNECTIONS_REFUSED, &labels, metrics.connections_refused.get());
+    }
+    for reason in CancelReason::ALL {
+        families.add(&catalog::CANCELLATIONS, &[reason.as_str()], inner.cancellations.get(*reason));
     }
     for (signal, counter) in inner.requests_normalised.iter() {
         families.add(&catalog::REQUESTS_NORMALISED, &[signal.as_str()], counter.get());

@@ -23,7 +23,7 @@ use crate::admin::Readiness;
 use crate::config::service;
 use crate::internal_telemetry::logging::Log;
 use crate::internal_telemetry::{LogFormat, OwnResource, Telemetry, Traces, logging, push};
-use crate::outcome::{Books, DroppedReason};
+use crate::outcome::{Books, CancelReason, DroppedReason};
 use crate::receiver::Sockets;
 use crate::tasks::{Scope, Workers};
 use crate::yaml::Problems;
@@ -270,7 +270,7 @@ impl Collector {
         }
         self.scope.close(deadline + STOP_GRACE).await;
         let books = self.telemetry.ledger().totals();
-        report(&books, &self.scope);
+        report(&books, &self.telemetry, &self.scope);
         self.workers.stop();
         books
     }
@@ -309,7 +309,10 @@ fn available_workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn report(books: &Books, scope: &Scope) {
+fn report(books: &Books, telemetry: &Telemetry, scope: &Scope) {
+    let cancelled = CancelReason::ALL.iter().map(|reason| (reason, telemetry.cancellations().get(*reason)));
+    let cancelled = cancelled.filter(|(_, requests)| *requests > 0);
+    let cancelled: Vec<_> = cancelled.map(|(reason, n)| format!("{}={n}", reason.as_str())).collect();
     tracing::info!(
         name: "stopped",
         received = books.received,
@@ -321,6 +324,7 @@ fn report(books: &Books, scope: &Scope) {
         queued = books.queued,
         abandoned = books.dropped[DroppedReason::Abandoned as usize],
         balanced = books.balanced(),
+        cancelled = cancelled.join(" "),
         tasks_alive = scope.alive(),
         tasks_aborted = scope.aborted(),
         "stopped"

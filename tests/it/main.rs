@@ -11,6 +11,7 @@
 
 mod backpressure;
 mod batching;
+mod cancellation;
 mod chart;
 mod cli;
 mod clients;
