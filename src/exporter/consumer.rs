@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Batch, SendFailure};
 use crate::internal_telemetry::metrics::{ExporterMetrics, Gauge};
@@ -57,9 +58,9 @@ impl<D: Destination> Consumer<D> {
         Self { shared, destination }
     }
 
-    /// Works until the queue is closed and empty.
-    pub(super) async fn run(self) {
-        while let Some(lease) = self.shared.queue.lease().await {
+    /// Works until the queue is closed and empty, or until `moved` says that others do.
+    pub(super) async fn run(self, moved: CancellationToken) {
+        while let Some(Some(lease)) = moved.run_until_cancelled(self.shared.queue.lease()).await {
             self.deliver(lease).await;
         }
     }

@@ -194,6 +194,8 @@ define! {
         "Tasks alive now.";
     TASKS_ABORTED: Counter "tollgate_tasks_aborted_total" "{tasks}" []
         "Tasks that did not stop in their grace.";
+    TASKS_OVERDUE: Counter "tollgate_tasks_overdue_total" "{tasks}" ["reason"]
+        "Tasks found alive that should have ended: outlived_scope (past its end) or outlived_parent (nobody could end it); the log names each.";
     WORKERS: Gauge "tollgate_workers" "{threads}" []
         "Threads that carry requests.";
     LOG_LINES_SUPPRESSED: Counter "tollgate_log_lines_suppressed_total" "{lines}" []

@@ -42,7 +42,7 @@ pub use usage::Usage;
 
 use crate::otlp::PerSignal;
 use crate::outcome::Ledger;
-use crate::tasks::Scope;
+use crate::tasks::{Scope, TaskInfo};
 use metrics::{
     Cancellations, Counter, ExporterMetrics, Gauge, MemoryLimiterMetrics, ProcessorMetrics, ReceiverMetrics,
     SamplerMetrics,
@@ -193,6 +193,12 @@ impl Telemetry {
     /// Counts the tasks of the tree that `root` belongs to.
     pub fn watch_tasks(&self, root: &Scope) {
         *self.0.tasks.write().unwrap_or_else(PoisonError::into_inner) = Some(root.clone());
+    }
+
+    /// The tasks that are alive, at most `most`.
+    pub fn tasks(&self, most: usize) -> Vec<TaskInfo> {
+        let root = self.0.tasks.read().unwrap_or_else(PoisonError::into_inner);
+        root.as_ref().map_or_else(Vec::new, |root| root.tasks(most))
     }
 
     /// Shows how many lines the log left out; the first call counts.

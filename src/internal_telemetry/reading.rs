@@ -12,6 +12,7 @@ use super::metrics::Counter;
 use super::{Inner, catalog, text, usage};
 use crate::otlp::Signal;
 use crate::outcome::{Account, Books, CancelReason, DroppedReason, RefusedReason, Trimmed};
+use crate::tasks::Overdue;
 
 /// A reading of everything.
 pub(super) fn read(inner: &Inner) -> Families {
@@ -167,6 +168,9 @@ fn program(inner: &Inner, families: &mut Families) {
     if let Some(tasks) = &*inner.tasks.read().unwrap_or_else(PoisonError::into_inner) {
         families.add(&catalog::TASKS_ALIVE, &[], tasks.alive() as u64);
         families.add(&catalog::TASKS_ABORTED, &[], tasks.aborted() as u64);
+        for why in [Overdue::OutlivedScope, Overdue::OutlivedParent] {
+            families.add(&catalog::TASKS_OVERDUE, &[why.as_str()], tasks.overdue(why) as u64);
+        }
     }
     for (component, tls) in inner.tls.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         families.add(&catalog::TLS_RELOAD_FAILURES, &[component], tls.failed_reloads());

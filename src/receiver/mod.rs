@@ -45,7 +45,7 @@ use crate::internal_telemetry::metrics::{Cancellations, ReceiverMetrics};
 use crate::outcome::CancelReason;
 pub use crate::pipeline::Arrival;
 use crate::pipeline::{Accepted, Authentication, Pass, Refusal, Request, Transport};
-use crate::tasks::{Scope, Worker, Workers};
+use crate::tasks::{Scope, Workers};
 use crate::tls::{ServerTls, TlsError};
 
 /// Tells who sends; see [`Hooks::authenticate`].
@@ -260,7 +260,6 @@ impl Bound {
         let addresses = self.local_addrs();
         let scope = scope.child("receiver");
         let doors = scope.child("accept");
-        let workers: Arc<[Worker]> = workers.all().into();
         let mut secured = Vec::new();
         let ending = Ending::new(&scope);
         for door in self.doors {
@@ -270,7 +269,7 @@ impl Bound {
             }
             let dealing = Dealing {
                 scope: scope.clone(),
-                workers: workers.clone(),
+                team: workers.team().clone(),
                 accepting: doors.token().clone(),
                 metrics: match door.transport {
                     Transport::Grpc => metrics.grpc.clone(),

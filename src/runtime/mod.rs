@@ -7,6 +7,7 @@
 mod effective;
 mod generation;
 mod in_force;
+mod leaks;
 mod prepare;
 mod surfaces;
 
@@ -120,6 +121,8 @@ pub struct Collector {
     log: Log,
     /// The part of the configuration that only a restart can change, as it is in force.
     own: service::Telemetry,
+    /// How many file descriptors were open before the start.
+    descriptors: usize,
 }
 
 impl Collector {
@@ -134,6 +137,7 @@ impl Collector {
     }
 
     async fn start_checked(options: Options, checked: Checked) -> anyhow::Result<Self> {
+        let descriptors = leaks::descriptors();
         let config = &checked.config;
         let own = &config.service.telemetry;
         let telemetry = Telemetry::new(OwnResource::new(&own.resource)?);
@@ -148,6 +152,7 @@ impl Collector {
         let workers = Workers::start(count).context("no worker threads")?;
         telemetry.workers().set(count as i64);
         telemetry.watch_tasks(&scope);
+        scope.spawn("tasks.watch", scope.clone().watch());
         let readiness = Readiness::new(telemetry.ready().clone());
         let policies = Policies::start(&checked, &telemetry, &scope);
         let sources = Sources {
@@ -180,6 +185,7 @@ impl Collector {
             traces,
             log,
             own: config.service.telemetry.clone(),
+            descriptors,
         };
         let addresses = collector.announcement();
         let version = env!("CARGO_PKG_VERSION");
@@ -269,9 +275,11 @@ impl Collector {
             traces.close(deadline + STOP_GRACE).await;
         }
         self.scope.close(deadline + STOP_GRACE).await;
-        let books = self.telemetry.ledger().totals();
-        report(&books, &self.telemetry, &self.scope);
         self.workers.stop();
+        drop((self.generation, self.retired, self.surfaces, self.policies));
+        let left = leaks::left(&self.telemetry, self.descriptors).await;
+        let books = self.telemetry.ledger().totals();
+        report(&books, &self.telemetry, (&self.scope, &left));
         books
     }
 
@@ -309,7 +317,7 @@ fn available_workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn report(books: &Books, telemetry: &Telemetry, scope: &Scope) {
+fn report(books: &Books, telemetry: &Telemetry, (scope, left): (&Scope, &str)) {
     let cancelled = CancelReason::ALL.iter().map(|reason| (reason, telemetry.cancellations().get(*reason)));
     let cancelled = cancelled.filter(|(_, requests)| *requests > 0);
     let cancelled: Vec<_> = cancelled.map(|(reason, n)| format!("{}={n}", reason.as_str())).collect();
@@ -327,6 +335,7 @@ fn report(books: &Books, telemetry: &Telemetry, scope: &Scope) {
         cancelled = cancelled.join(" "),
         tasks_alive = scope.alive(),
         tasks_aborted = scope.aborted(),
+        left,
         "stopped"
     );
 }
