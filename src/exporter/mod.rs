@@ -209,8 +209,8 @@ impl Exporter {
         let first = workers.team().least_loaded();
         let _runtime = first.as_ref().map(|worker| worker.handle().enter());
         let exporter = || self.0.id.to_string();
-        let connections = running.connections.clone();
-        let on = move |worker: &Worker| pool::Place::new(&connections, worker.handle());
+        let (connections, stalls) = (running.connections.clone(), self.0.metrics.stalls.clone());
+        let on = move |worker: &Worker| pool::Place::new(&connections, worker.handle(), &stalls);
         match &self.0.kind {
             Kind::OtlpGrpc(settings) => {
                 let tls = settings.load_tls(&running.connections);

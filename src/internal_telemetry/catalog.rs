@@ -132,6 +132,10 @@ define! {
         "Connections open now.";
     RECEIVER_CONNECTIONS_REFUSED: Counter "tollgate_receiver_connections_refused_total" "{connections}" ["receiver", "transport"]
         "Connections beyond a cap, or whose handshake failed.";
+    WINDOW_STALLS: Counter "tollgate_window_stalls_total" "{stalls}" ["peer", "component"]
+        "Times that something being sent did not get on for 100 ms because the other side opened no HTTP/2 window, or read nothing: answers (peer receiver) or requests (peer exporter); counted when the stall ends.";
+    WINDOW_STALL_SECONDS: Counter "tollgate_window_stall_seconds_total" "s" ["peer", "component"]
+        "How long these stalls were, in all.";
     REQUESTS_NORMALISED: Counter "tollgate_requests_normalised_total" "{requests}" ["signal"]
         "Requests of a rare legal shape that were decoded and encoded once before going on.";
     EXPORTER_RETRIES: Counter "tollgate_exporter_retries_total" "{requests}" ["exporter"]

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use super::WindowStalls;
 use crate::identity::TenantId;
 use crate::otlp::{PerSignal, Signal};
 use crate::outcome::CancelReason;
@@ -62,6 +63,8 @@ pub struct ReceiverMetrics {
     pub requests_malformed: Counter,
     /// `tollgate_receiver_request_bytes_total`: request bodies after decompression.
     pub request_bytes: Counter,
+    /// `tollgate_window_stalls_total{peer="receiver"}`: answers that clients let wait.
+    pub stalls: WindowStalls,
     /// `tollgate_receiver_in_flight_requests`: read or worked on now.
     pub in_flight: Gauge,
     /// `tollgate_receiver_connections`: open now.
@@ -95,6 +98,8 @@ pub struct ExporterMetrics {
     pub send_failed: PerSignal<Counter>,
     /// `otelcol_exporter_enqueue_failed_*`: items the queue had no room for.
     pub enqueue_failed: PerSignal<Counter>,
+    /// `tollgate_window_stalls_total{peer="exporter"}`: requests that the destination let wait.
+    pub stalls: WindowStalls,
     /// `otelcol_exporter_in_flight_requests`.
     pub in_flight: Gauge,
     /// `tollgate_exporter_retries_total`: attempts after the first.

@@ -4,6 +4,7 @@
 //! do not cost forty thousand lines.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
@@ -56,6 +57,16 @@ fn receivers(inner: &Inner, families: &mut Families) {
         families.add(&catalog::RECEIVER_CONNECTIONS, &labels, metrics.connections.get());
         families.add(&catalog::RECEIVER_CONNECTIONS_REFUSED, &labels, metrics.connections_refused.get());
     }
+    let mut answers: BTreeMap<&str, (u64, f64)> = BTreeMap::new();
+    let receivers = inner.receivers.all();
+    for ((id, _), metrics) in &receivers {
+        let sum = answers.entry(id).or_default();
+        *sum = (sum.0 + metrics.stalls.count(), sum.1 + metrics.stalls.total().as_secs_f64());
+    }
+    for (id, (count, seconds)) in answers {
+        families.add(&catalog::WINDOW_STALLS, &["receiver", id], count);
+        families.add(&catalog::WINDOW_STALL_SECONDS, &["receiver", id], seconds);
+    }
     for reason in CancelReason::ALL {
         families.add(&catalog::CANCELLATIONS, &[reason.as_str()], inner.cancellations.get(*reason));
     }
@@ -97,6 +108,8 @@ fn exporters(inner: &Inner, families: &mut Families) {
         families.add(&catalog::EXPORTER_QUEUE_SIZE, &[id, "all"], metrics.queue_size.get());
         families.add(&catalog::EXPORTER_QUEUE_CAPACITY, &[id, "all"], metrics.queue_capacity.get());
         families.add(&catalog::EXPORTER_IN_FLIGHT, &[id], metrics.in_flight.get());
+        families.add(&catalog::WINDOW_STALLS, &["exporter", id], metrics.stalls.count());
+        families.add(&catalog::WINDOW_STALL_SECONDS, &["exporter", id], metrics.stalls.total().as_secs_f64());
         families.add(&catalog::EXPORTER_RETRIES, &[id], metrics.retries.get());
         families.add(&catalog::EXPORTER_SENT_BYTES, &[id], metrics.sent_bytes.get());
         families.add(&catalog::EXPORTER_QUEUE_BYTES, &[id], metrics.queue_bytes.get());

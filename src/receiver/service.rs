@@ -362,7 +362,7 @@ impl<I: Intake> Service<I> {
                 Err((fault, verdict))
             }
         };
-        match (dialect, result) {
+        let mut response = match (dialect, result) {
             (Dialect::None, _) => reply::http_empty(StatusCode::UNSUPPORTED_MEDIA_TYPE),
             (Dialect::Grpc, Ok((_, accepted))) => reply::grpc_accepted(accepted, most),
             (Dialect::Grpc, Err((fault, verdict))) => reply::grpc_refused(&fault, &verdict),
@@ -374,7 +374,9 @@ impl<I: Intake> Service<I> {
                 };
                 web.finish(origin, response)
             }
-        }
+        };
+        response.body_mut().watch(&metrics.stalls);
+        response
     }
 }
 

@@ -31,3 +31,4 @@ mod processors;
 mod reload;
 mod sampling;
 mod tls;
+mod windows;
