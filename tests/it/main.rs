@@ -12,6 +12,7 @@
 
 mod backpressure;
 mod batching;
+mod cancellation;
 mod chart;
 mod cli;
 mod clients;
@@ -35,3 +36,4 @@ mod reload;
 mod sampling;
 mod supply_chain;
 mod tls;
+mod windows;
