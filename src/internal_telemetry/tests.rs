@@ -52,6 +52,7 @@ pub(super) fn busy(rule: &str) -> Telemetry {
     telemetry.policies().loaded("7", "ab12", Duration::from_millis(3));
     telemetry.watch_tasks(&crate::tasks::Scope::root("test"));
     telemetry.watch_tls("receiver/otlp", || TlsReading { failed_reloads: 2, not_after: Some(1) });
+    telemetry.kubernetes_watch("configmaps").up.set(1);
     telemetry
 }
 
