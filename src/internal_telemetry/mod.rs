@@ -16,6 +16,7 @@ mod policies;
 pub mod push;
 mod reading;
 mod sampling;
+mod stalls;
 pub mod text;
 pub mod traces;
 mod usage;
@@ -33,18 +34,21 @@ pub use authentication::{AuthenticationMetrics, AuthenticationOutcome};
 pub use catalog::{Definition, Kind, metrics_reference, metrics_table};
 pub use families::{Families, Family, Point, Value};
 pub use logging::LogFormat;
+pub use metrics::WatchMetrics;
 pub use models::ModelMetrics;
 pub use own_resource::OwnResource;
 pub use policies::PoliciesMetrics;
-pub use sampling::{Decision, RandomnessMetrics, RuleMetrics, SamplingMetrics};
+pub use sampling::{BudgetThreshold, Decision, RandomnessMetrics, RuleMetrics, SamplingMetrics};
+pub use stalls::{Progress, WindowStalls};
 pub use traces::Traces;
 pub use usage::Usage;
 
 use crate::otlp::PerSignal;
 use crate::outcome::Ledger;
-use crate::tasks::Scope;
+use crate::tasks::{Scope, TaskInfo};
 use metrics::{
-    Counter, ExporterMetrics, Gauge, MemoryLimiterMetrics, ProcessorMetrics, ReceiverMetrics, SamplerMetrics,
+    Cancellations, Counter, ExporterMetrics, Gauge, MemoryLimiterMetrics, ProcessorMetrics, ReceiverMetrics,
+    SamplerMetrics,
 };
 
 /// Everything that is measured; clones are the same.
@@ -66,7 +70,9 @@ struct Inner {
     models: Arc<ModelMetrics>,
     policies: Arc<PoliciesMetrics>,
     authentication: Arc<AuthenticationMetrics>,
+    watches: ById<&'static str, WatchMetrics>,
     requests_normalised: PerSignal<Counter>,
+    cancellations: Cancellations,
     tls: Mutex<BTreeMap<String, Tls>>,
     pushes: Counter,
     pushes_failed: Counter,
@@ -93,7 +99,9 @@ impl Telemetry {
             models: Arc::default(),
             policies: Arc::default(),
             authentication: Arc::default(),
+            watches: ById::default(),
             requests_normalised: PerSignal::default(),
+            cancellations: Cancellations::default(),
             tls: Mutex::default(),
             pushes: Counter::default(),
             pushes_failed: Counter::default(),
@@ -159,9 +167,19 @@ impl Telemetry {
         &self.0.authentication
     }
 
+    /// How the watch of a resource of the API server goes: `configmaps`, `pods`.
+    pub fn kubernetes_watch(&self, resource: &'static str) -> WatchMetrics {
+        self.0.watches.get(resource)
+    }
+
     /// Requests that were decoded and encoded once because of their shape.
     pub fn requests_normalised(&self) -> &PerSignal<Counter> {
         &self.0.requests_normalised
+    }
+
+    /// Requests whose work was stopped.
+    pub fn cancellations(&self) -> &Cancellations {
+        &self.0.cancellations
     }
 
     /// Shows the certificates of a component. A second call for the same component, after a reload of the
@@ -185,6 +203,12 @@ impl Telemetry {
     /// Counts the tasks of the tree that `root` belongs to.
     pub fn watch_tasks(&self, root: &Scope) {
         *self.0.tasks.write().unwrap_or_else(PoisonError::into_inner) = Some(root.clone());
+    }
+
+    /// The tasks that are alive, at most `most`.
+    pub fn tasks(&self, most: usize) -> Vec<TaskInfo> {
+        let root = self.0.tasks.read().unwrap_or_else(PoisonError::into_inner);
+        root.as_ref().map_or_else(Vec::new, |root| root.tasks(most))
     }
 
     /// Shows how many lines the log left out; the first call counts.

@@ -38,6 +38,9 @@ pub(super) fn busy(rule: &str) -> Telemetry {
     let counters = telemetry.sampling().rule(&tenant, Signal::Traces, &rule);
     counters.add(Decision::SampledOut, 1);
     counters.add_adjusted(2.5);
+    counters.set_probability(0.4);
+    let budget = BudgetThreshold { rule: "_kept".into(), tenant: Some(tenant.clone()), share: 0.25 };
+    telemetry.sampling().watch_thresholds(move || vec![budget.clone()]);
     let randomness = telemetry.sampling().randomness(&tenant);
     randomness.inconsistent_threshold.add(1);
     randomness.missing_randomness.add(1);

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::TlsError;
+use crate::config::tls::pem;
 
 /// Where one PEM text is.
 #[derive(Debug, Clone)]
@@ -93,7 +93,7 @@ impl Pems {
 
     pub(super) fn private_key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
         let text = self.key.as_deref().ok_or(TlsError::Missing("key_file"))?;
-        PrivateKeyDer::from_pem_slice(text).map_err(|_unreadable| TlsError::Pem { key: "key_file" })
+        pem::private_key(text).ok_or(TlsError::Pem { key: "key_file" })
     }
 }
 
@@ -106,11 +106,7 @@ pub(super) fn believe(roots: &mut RootCertStore, text: &[u8], key: &'static str)
 }
 
 fn certificates(text: &[u8], key: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let chain = CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
-    match chain {
-        Ok(chain) if !chain.is_empty() => Ok(chain),
-        _ => Err(TlsError::Pem { key }),
-    }
+    pem::certificates(text).ok_or(TlsError::Pem { key })
 }
 
 fn place(file: Option<&PathBuf>, text: Option<&str>) -> Option<Place> {

@@ -12,9 +12,11 @@
 
 mod backpressure;
 mod batching;
+mod cancellation;
 mod chart;
 mod cli;
 mod clients;
+mod config_map;
 mod documents;
 mod edge;
 mod examples;
@@ -24,6 +26,7 @@ mod harness;
 mod healthcheck;
 mod hostile;
 mod identity;
+mod image;
 mod layers;
 mod life;
 mod limits;
@@ -33,3 +36,4 @@ mod reload;
 mod sampling;
 mod supply_chain;
 mod tls;
+mod windows;

@@ -93,6 +93,7 @@ fn asks(answered: &tokio_util::sync::CancellationToken) -> Authenticate {
     Arc::new(move |credentials| {
         let plan = Arc::new(crate::policies::default_plan());
         let caller = Arc::new(crate::authentication::Caller::anonymous(&plan));
+        let tenants = crate::tenant::Tenants::new(&Arc::default(), &plan, 10);
         let directory = Arc::new(crate::tenant::Directory::new(plan, &tenants));
         let admitted = crate::pipeline::Admitted { caller, directory };
         match credentials.headers.contains_key("authorization") {
