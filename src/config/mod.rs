@@ -12,6 +12,7 @@ pub mod exporter;
 pub mod extensions;
 mod found;
 mod id;
+pub mod kubernetes;
 mod load;
 mod null;
 mod pipelines;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::TlsError;
 use crate::config::tls::pem;
@@ -77,6 +78,17 @@ impl Pems {
 
     pub(super) fn chain(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         certificates(self.cert.as_deref().ok_or(TlsError::Missing("cert_file"))?, "cert_file")
+    }
+
+    /// When the first certificate of the chain that ends does, in seconds since 1970; none without a chain,
+    /// or one that cannot be read.
+    pub(super) fn not_after(&self) -> Option<i64> {
+        let chain = certificates(self.cert.as_deref()?, "cert_file").ok()?;
+        let ends = |der: &CertificateDer<'_>| {
+            let (_, certificate) = X509Certificate::from_der(der).ok()?;
+            Some(certificate.validity().not_after.timestamp())
+        };
+        chain.iter().filter_map(ends).min()
     }
 
     pub(super) fn private_key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
