@@ -69,31 +69,6 @@ fn policies_are_mounted_as_a_directory() {
 }
 
 #[test]
-fn nobody_gets_rights_and_every_pod_is_restricted() {
-    for rendered in all_rendered() {
-        let objects = &rendered.objects;
-        for kind in ["Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"] {
-            assert!(of_kind(objects, kind).is_empty(), "{kind} in {}", rendered.name());
-        }
-        let pods = of_kind(objects, "Pod").into_iter().map(|pod| &pod["spec"]);
-        for pod in pods.chain([&workload(objects)["spec"]["template"]["spec"]]) {
-            assert_eq!(pod["automountServiceAccountToken"], false);
-            assert_eq!(pod["enableServiceLinks"], false);
-            let security = &pod["securityContext"];
-            assert_eq!(security["runAsNonRoot"], true);
-            assert_eq!(security["runAsUser"], 65532);
-            assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault");
-            let container = &pod["containers"][0];
-            let security = &container["securityContext"];
-            assert_eq!(security["readOnlyRootFilesystem"], true);
-            assert_eq!(security["allowPrivilegeEscalation"], false);
-            assert_eq!(security["capabilities"], json!({ "drop": ["ALL"] }));
-            assert!(container["resources"]["limits"]["memory"].is_string(), "{}", rendered.name());
-        }
-    }
-}
-
-#[test]
 fn pods_live_long_enough_to_drain() {
     for rendered in all_rendered() {
         let objects = &rendered.objects;
