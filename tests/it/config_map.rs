@@ -11,7 +11,9 @@ use crate::harness::{Sink, Start, Tollgate, eventually};
 const PATH: &str = "/api/v1/namespaces/telemetry/configmaps/rules";
 
 fn policies(revision: &str) -> String {
-    format!("version: 1\nrevision: \"{revision}\"\nidentity: {{ anonymous: tenant:unattributed }}\nrules: []\n")
+    format!(
+        "version: 1\nrevision: \"{revision}\"\nidentity: {{ anonymous: tenant:unattributed }}\nrules: []\n"
+    )
 }
 
 fn config_map(text: &str) -> Value {

@@ -30,4 +30,5 @@ mod own_telemetry;
 mod processors;
 mod reload;
 mod sampling;
+mod status;
 mod tls;
