@@ -168,6 +168,10 @@ define! {
         "Items by deciding rule and decision: kept, sampled_out, rule_drop, shadow_kept or shadow_out.";
     SAMPLING_ADJUSTED: Counter "tollgate_sampling_adjusted_items_total" "{items}" ["tenant", "signal", "rule"]
         "What the kept items stand for: the sum of their adjusted counts.";
+    SAMPLING_PROBABILITY: Gauge "tollgate_sampling_probability" "1" ["tenant", "rule"]
+        "The probability with which a rule kept its last item, earlier samplers and budgets included; the lowest of all signals.";
+    SAMPLING_THRESHOLD: Gauge "tollgate_sampling_threshold" "1" ["rule", "key"]
+        "The threshold of a budget as a share of 2^56: what is left out. The highest 20; key is the tenant, or empty for a budget of all; the rule of kept_spans_per_second is _kept.";
     SAMPLING_INCONSISTENT: Counter "tollgate_sampling_inconsistent_threshold_total" "{items}" ["tenant"]
         "Items whose threshold contradicts their randomness; the threshold was removed.";
     SAMPLING_MISSING_RANDOMNESS: Counter "tollgate_sampling_missing_randomness_total" "{items}" ["tenant"]
@@ -192,6 +196,8 @@ define! {
         "Requests by what proved their sender (mtls, jwt, service_account, api_key, anonymous) and outcome: accepted, invalid or unavailable.";
     TLS_RELOAD_FAILURES: Counter "tollgate_tls_reload_failures_total" "{reloads}" ["component"]
         "Certificates or keys that changed on disk and could not be used; the old ones stay.";
+    TLS_NOT_AFTER: Gauge "tollgate_tls_not_after_seconds" "s" ["component"]
+        "When the certificate in use, or one of its chain, ends, in seconds since 1970; absent without one.";
     TASKS_ALIVE: Gauge "tollgate_tasks_alive" "{tasks}" []
         "Tasks alive now.";
     TASKS_ABORTED: Counter "tollgate_tasks_aborted_total" "{tasks}" []

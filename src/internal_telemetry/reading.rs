@@ -171,7 +171,11 @@ fn program(inner: &Inner, families: &mut Families) {
         families.add(&catalog::TASKS_ABORTED, &[], tasks.aborted() as u64);
     }
     for (component, tls) in inner.tls.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-        families.add(&catalog::TLS_RELOAD_FAILURES, &[component], tls.failed_reloads());
+        let reading = tls.read();
+        families.add(&catalog::TLS_RELOAD_FAILURES, &[component], reading.failed_reloads);
+        if let Some(seconds) = reading.not_after {
+            families.add(&catalog::TLS_NOT_AFTER, &[component], seconds);
+        }
     }
     let suppressed = inner.log_lines_suppressed.get().map_or(0, Counter::get);
     families.add(&catalog::LOG_LINES_SUPPRESSED, &[], suppressed);

@@ -17,6 +17,9 @@ use crate::sampling::Caps;
 use crate::tasks::Scope;
 use crate::tenant::{Directory, Tenants};
 
+/// How many budgets have a gauge of their threshold.
+const THRESHOLDS: usize = 20;
+
 /// The one place that knows which policies hold.
 #[derive(Clone)]
 pub(super) struct Policies(Arc<Shared>);
@@ -42,13 +45,15 @@ impl Policies {
     pub(super) fn start(checked: &Checked, telemetry: &Telemetry, scope: &Scope) -> Self {
         let current = Current::new(checked, scope);
         let table = checked.table(telemetry);
+        let caps = Arc::<Caps>::default();
         let policies = Self(Arc::new(Shared {
             current: ArcSwap::from_pointee(current),
             directory: Arc::new(ArcSwap::from_pointee(Directory::new(checked.plan(), &table))),
-            caps: Arc::default(),
+            caps: caps.clone(),
             table,
             telemetry: telemetry.clone(),
         }));
+        telemetry.sampling().watch_thresholds(move || caps.thresholds(Instant::now(), THRESHOLDS));
         policies.follow();
         if checked.place.is_none() {
             tracing::warn!(
