@@ -12,7 +12,7 @@ use super::{Accepted, Admitted, Arrival, Authentication, Pipeline, Refusal, Requ
 use crate::authentication::{Authenticating, Credentials, Unproven, Verifiers};
 use crate::batch::Batch;
 use crate::internal_telemetry::AuthenticationMetrics;
-use crate::internal_telemetry::metrics::{Counter, ReceiverMetrics};
+use crate::internal_telemetry::metrics::{Cancellations, Counter, ReceiverMetrics};
 use crate::otlp::{Draft, Edits, Index, Limits, Malformed, Most, PerSignal};
 use crate::outcome::{RefusedReason, Trimmed};
 use crate::processor::{Stop, Work};
@@ -33,6 +33,7 @@ pub(super) struct Shared {
     pub(super) limits: Limits,
     pub(super) verifiers: Verifiers,
     pub(super) authentication: Arc<AuthenticationMetrics>,
+    pub(super) cancellations: Cancellations,
 }
 
 /// Arrays a worker thread reuses from request to request.
@@ -64,6 +65,11 @@ impl Entrance {
         }
     }
 
+    /// Where requests are counted whose work was stopped.
+    pub fn cancellations(&self) -> &Cancellations {
+        &self.0.cancellations
+    }
+
     /// Takes one request: checks, tags, samples, and answers when every queue owns its part.
     ///
     /// # Errors
@@ -88,7 +94,7 @@ impl Entrance {
                 return refused(request.transport, items, refusal);
             }
         };
-        match deliveries.deliver(request.deadline).await {
+        match deliveries.deliver().await {
             Ok(by_destination) => {
                 let by_destination_message =
                     (by_destination > 0).then(|| "rejected by the destination".to_owned());
@@ -179,7 +185,7 @@ impl Entrance {
                 .map_err(Refusal::Malformed)?;
             let items = index.items();
             self.0.normalized[request.signal].add(index.normalized());
-            let mut deliveries = Deliveries::default();
+            let mut deliveries = Deliveries::new(request.deadline);
             let mut admission = Admission::new(request.pass.clone());
             for (position, pipeline) in self.0.pipelines[request.signal].iter().enumerate() {
                 let mut work = Work {

@@ -12,6 +12,7 @@
 
 mod backpressure;
 mod batching;
+mod cancellation;
 mod chart;
 mod cli;
 mod clients;
@@ -36,3 +37,4 @@ mod sampling;
 mod status;
 mod supply_chain;
 mod tls;
+mod windows;
