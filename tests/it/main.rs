@@ -34,6 +34,7 @@ mod own_telemetry;
 mod processors;
 mod reload;
 mod sampling;
+mod status;
 mod supply_chain;
 mod tls;
 mod windows;

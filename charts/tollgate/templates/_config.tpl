@@ -65,6 +65,9 @@ extensions:
     {{- if .Values.policies.lastGood.enabled }}
     last_good: /var/lib/tollgate/policies.last-good.yaml
     {{- end }}
+    {{- if .Values.policies.watch.enabled }}
+    config_map: { name: {{ include "tollgate.policiesMapName" . }}, key: {{ .Values.policies.configMap.key }} }
+    {{- end }}
   {{- end }}
   # On the pod's loopback: kubectl port-forward reaches it.
   admin:

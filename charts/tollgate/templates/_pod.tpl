@@ -20,7 +20,7 @@ metadata:
   {{- end }}
 spec:
   serviceAccountName: {{ include "tollgate.serviceAccountName" . }}
-  automountServiceAccountToken: {{ .Values.serviceAccount.automountServiceAccountToken }}
+  automountServiceAccountToken: {{ or .Values.serviceAccount.automountServiceAccountToken .Values.policies.watch.enabled }}
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ include "tollgate.gracePeriod" . }}
   {{- with .Values.imagePullSecrets }}

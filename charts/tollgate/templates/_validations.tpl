@@ -24,6 +24,17 @@
 {{- if and .Values.destination.endpoint (or .Values.config (not .Values.configMap.create)) }}
   {{- fail "destination is not used with a configuration of your own: write the exporter there" }}
 {{- end }}
+{{- if .Values.policies.watch.enabled }}
+  {{- if not (include "tollgate.policiesMapName" .) }}
+    {{- fail "policies.watch.enabled: there is no ConfigMap to follow; set policies.configMap.create: true or policies.configMap.existingName" }}
+  {{- end }}
+  {{- if and .Values.configMap.create .Values.config (not (regexMatch "config_map\\W" (include "tollgate.text" .Values.config))) }}
+    {{- fail (printf "policies.watch.enabled: your config does not follow the ConfigMap; write `config_map: { name: %s }` in its extension `policies`" (include "tollgate.policiesMapName" .)) }}
+  {{- end }}
+  {{- if and .Values.rbac.create (eq (include "tollgate.serviceAccountName" .) "default") }}
+    {{- fail "policies.watch.enabled would grant rights to the ServiceAccount `default`, which others use: set serviceAccount.create: true or serviceAccount.name" }}
+  {{- end }}
+{{- end }}
 {{- range $name, $text := dict "config" (include "tollgate.text" .Values.config) "policies.config" (include "tollgate.text" .Values.policies.config) }}
   {{- if gt (len $text) 1000000 }}
     {{- fail (printf "%s has %d bytes; a ConfigMap holds one MiB" $name (len $text)) }}

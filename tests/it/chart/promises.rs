@@ -68,6 +68,37 @@ fn policies_are_mounted_as_a_directory() {
     }
 }
 
+/// Whether the pods follow their policies through the API server.
+pub(super) fn is_watching(objects: &[Value]) -> bool {
+    workload(objects)["spec"]["template"]["spec"]["automountServiceAccountToken"] == true
+}
+
+#[test]
+fn who_follows_the_policies_may_read_this_one_config_map_and_write_events() {
+    for (mode, name) in [("daemonset", "gate-tollgate-agent"), ("deployment", "gate-tollgate")] {
+        let objects = objects(&with(mode, &["policies.watch.enabled=true"]).unwrap());
+        assert!(is_watching(&objects));
+        let map = format!("{name}-policies");
+        let rules = json!([
+            { "apiGroups": [""], "resources": ["configmaps"], "resourceNames": [map], "verbs": ["get", "list", "watch"] },
+            { "apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"] },
+        ]);
+        let role = of_kind(&objects, "Role")[0];
+        assert_eq!(role["rules"], rules);
+        let binding = of_kind(&objects, "RoleBinding")[0];
+        assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"]);
+        let account = &workload(&objects)["spec"]["template"]["spec"]["serviceAccountName"];
+        let subject = json!({ "kind": "ServiceAccount", "name": account, "namespace": "telemetry" });
+        assert_eq!(binding["subjects"], json!([subject]));
+        let config: Value = serde_saphyr::from_str(&file(&objects, "-config").unwrap()).unwrap();
+        let keys = json!({ "name": map, "key": "policies.yaml" });
+        assert_eq!(config["extensions"]["policies"]["config_map"], keys);
+        // Its own name, for the Events it writes.
+        let environment = container(&objects)["env"].as_array().unwrap();
+        assert!(environment.iter().any(|variable| variable["name"] == "OTEL_K8S_POD_NAME"));
+    }
+}
+
 #[test]
 fn pods_live_long_enough_to_drain() {
     for rendered in all_rendered() {

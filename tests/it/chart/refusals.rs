@@ -30,6 +30,8 @@ fn typos_are_refused_at_every_level() {
         ("destination.queueBytes=64MB", "/destination/queueBytes"),
         ("useGOMEMLIMIT=true", "'useGOMEMLIMIT' not allowed"),
         ("workers=many", "/workers"),
+        ("policies.watch.name=x", "'name' not allowed"),
+        ("rbac.rules=x", "'rules' not allowed"),
         ("image.digest=sha256:abc", "/image/digest"),
     ] {
         let message = refused("deployment", &[set]);
@@ -61,6 +63,17 @@ fn what_cannot_work_is_refused_with_the_way_out() {
         ("deployment", &["configMap.existingName=x"], "configMap.create: false"),
         ("deployment", &["policies.configMap.existingName=x"], "policies.configMap.create: false"),
         ("deployment", &["policies.lastGood.persistence.enabled=true"], "mode statefulset"),
+        (
+            "daemonset",
+            &["policies.watch.enabled=true", "policies.configMap.create=false"],
+            "there is no ConfigMap to follow",
+        ),
+        (
+            "daemonset",
+            &["policies.watch.enabled=true", own],
+            "`config_map: { name: gate-tollgate-agent-policies }`",
+        ),
+        ("daemonset", &["policies.watch.enabled=true", "serviceAccount.create=false"], "serviceAccount.name"),
         ("deployment", &["terminationGracePeriodSeconds=30"], "at least 32"),
         ("deployment", &["shutdownGraceSeconds=60", "terminationGracePeriodSeconds=60"], "at least 67"),
         (

@@ -4,6 +4,7 @@
 
 use serde_json::{Value, json};
 
+use super::promises::is_watching;
 use super::{Rendered, all_rendered, of_kind, with, workload};
 
 /// The kinds of volumes a restricted pod may have.
@@ -112,14 +113,22 @@ fn a_pod_that_gives_something_up_is_found_out() {
 }
 
 #[test]
-fn nobody_gets_rights_and_every_container_has_limits() {
+fn nobody_gets_rights_unasked_and_every_container_has_limits() {
     for rendered in all_rendered() {
         let objects = &rendered.objects;
-        for kind in ["Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"] {
+        for kind in ["ClusterRole", "ClusterRoleBinding"] {
             assert!(of_kind(objects, kind).is_empty(), "{kind} in {}", rendered.name());
         }
-        for pod in pods(objects) {
+        for kind in ["Role", "RoleBinding"] {
+            let allowed = usize::from(is_watching(objects));
+            assert!(of_kind(objects, kind).len() <= allowed, "{kind} in {}", rendered.name());
+        }
+        let asks = rendered.manifests.contains("config_map:");
+        assert_eq!(is_watching(objects), asks, "{}", rendered.name());
+        for pod in of_kind(objects, "Pod") {
             assert_eq!(pod["automountServiceAccountToken"], false);
+        }
+        for pod in pods(objects) {
             assert_eq!(pod["enableServiceLinks"], false);
             assert_eq!(pod["securityContext"]["runAsUser"], 65532);
             let container = &pod["containers"][0];
