@@ -73,7 +73,7 @@ impl Gate {
         certificate: Option<PeerCertificate>,
     ) -> Result<(String, Option<String>), Unproven> {
         let (headers, certificate) = (headers(pairs), certificate.map(Arc::new));
-        let shown = Credentials { headers: &headers, certificate: certificate.as_ref() };
+        let shown = Credentials { headers: &headers, certificate: certificate.as_ref(), address: None };
         let caller = match self.verifiers.authenticate(&self.callers, &self.metrics, shown) {
             Authenticating::Ready(told) => told,
             Authenticating::Waiting(asked) => asked.await,

@@ -14,6 +14,7 @@ mod id;
 mod load;
 mod null;
 mod pipelines;
+pub mod pods;
 pub mod processor;
 pub mod receiver;
 mod reference;
@@ -118,6 +119,14 @@ impl Config {
 
     fn running(&self) -> impl Iterator<Item = &Extension> {
         self.running_by_id().map(|(_, extension)| extension)
+    }
+
+    /// The processors that some pipeline names.
+    pub fn used_processors(&self) -> impl Iterator<Item = (&ComponentId, &Processor)> {
+        let is_used = |id: &ComponentId| {
+            self.service.pipelines.values().any(|pipeline| pipeline.processors.contains(id))
+        };
+        self.processors.iter().filter(move |(id, _)| is_used(id))
     }
 
     /// The extensions that run, in starting order.

@@ -12,6 +12,7 @@ pub mod logging;
 pub mod metrics;
 mod models;
 mod own_resource;
+mod pods;
 mod policies;
 pub mod push;
 mod reading;
@@ -35,6 +36,7 @@ pub use families::{Families, Family, Point, Value};
 pub use logging::LogFormat;
 pub use models::ModelMetrics;
 pub use own_resource::OwnResource;
+pub use pods::{LookupFor, LookupOutcome, PodMetrics, WatchMetrics, Watched};
 pub use policies::PoliciesMetrics;
 pub use sampling::{Decision, RandomnessMetrics, RuleMetrics, SamplingMetrics};
 pub use traces::Traces;
@@ -66,6 +68,7 @@ struct Inner {
     models: Arc<ModelMetrics>,
     policies: Arc<PoliciesMetrics>,
     authentication: Arc<AuthenticationMetrics>,
+    pods: Arc<PodMetrics>,
     requests_normalised: PerSignal<Counter>,
     tls: Mutex<BTreeMap<String, Tls>>,
     pushes: Counter,
@@ -93,6 +96,7 @@ impl Telemetry {
             models: Arc::default(),
             policies: Arc::default(),
             authentication: Arc::default(),
+            pods: Arc::default(),
             requests_normalised: PerSignal::default(),
             tls: Mutex::default(),
             pushes: Counter::default(),
@@ -157,6 +161,11 @@ impl Telemetry {
     /// Who proved what.
     pub fn authentication(&self) -> &Arc<AuthenticationMetrics> {
         &self.0.authentication
+    }
+
+    /// What is known of pods.
+    pub fn pods(&self) -> &Arc<PodMetrics> {
+        &self.0.pods
     }
 
     /// Requests that were decoded and encoded once because of their shape.

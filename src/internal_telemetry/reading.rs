@@ -26,6 +26,7 @@ pub(super) fn read(inner: &Inner) -> Families {
     inner.sampling.read(&mut families);
     inner.policies.read(&mut families);
     inner.authentication.read(&mut families);
+    inner.pods.read(&mut families);
     program(inner, &mut families);
     families
 }

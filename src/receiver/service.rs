@@ -296,7 +296,8 @@ impl<I: Intake> Service<I> {
         headers: &HeaderMap,
     ) -> Result<(Option<Admitted>, Pass), Fault> {
         let certificate = peer.certificate.as_ref();
-        let admitted = match self.intake.authenticate(Credentials { headers, certificate }) {
+        let address = peer.address.map(|address| address.ip());
+        let admitted = match self.intake.authenticate(Credentials { headers, certificate, address }) {
             None => None,
             Some(Authentication::Ready(admitted)) => Some(admitted?),
             Some(Authentication::Waiting(asked)) => {

@@ -159,7 +159,7 @@ impl Collector {
         for periodic in own.metrics.active_readers().iter().filter_map(|reader| reader.periodic.as_ref()) {
             push::start(&scope, &telemetry, periodic)?;
         }
-        let graph = checked.graph(&telemetry, policies.state()).map_err(|p| anyhow::anyhow!("{p}"))?;
+        let graph = checked.graph(&telemetry, policies.lasting()).map_err(|p| anyhow::anyhow!("{p}"))?;
         let mut sockets = Sockets::default();
         sockets.begin();
         let generation = Generation::start(graph, &scope, &workers, &mut sockets).await?;
@@ -212,7 +212,7 @@ impl Collector {
         let checked = prepare::check_to_reload(self.options.files(), (place.as_ref(), &in_force))
             .map_err(|problems| anyhow::anyhow!("{}", problems.lines().join("\n")))?;
         let graph =
-            checked.graph(&self.telemetry, self.policies.state()).map_err(|p| anyhow::anyhow!("{p}"))?;
+            checked.graph(&self.telemetry, self.policies.lasting()).map_err(|p| anyhow::anyhow!("{p}"))?;
         self.sockets.begin();
         let next = match Generation::start(graph, &self.scope, &self.workers, &mut self.sockets).await {
             Ok(next) => next,
