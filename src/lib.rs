@@ -30,7 +30,7 @@ pub mod policies;
 pub mod tls;
 // layer: own metrics and logs
 pub mod internal_telemetry;
-// layer: the cluster around
+// layer: the API server
 pub mod kubernetes;
 // layer: who sends
 pub mod authentication;

@@ -11,6 +11,7 @@ mod components;
 pub mod exporter;
 pub mod extensions;
 mod id;
+pub mod kubernetes;
 mod load;
 mod null;
 mod pipelines;

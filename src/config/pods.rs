@@ -7,6 +7,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::kubernetes::AuthType;
+
 /// The most pods somebody may ask for.
 const MAX_PODS: usize = 200_000;
 /// No start waits longer.
@@ -23,6 +25,11 @@ const MAX_ENDED: Duration = Duration::from_secs(3600);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Pods {
+    /// How the API server is reached: as the pod's service account, or by `$KUBECONFIG`, else
+    /// `~/.kube/config`. Default: serviceAccount.
+    pub auth_type: AuthType,
+    /// The context of the kubeconfig. Default: its current one.
+    pub context: Option<String>,
     /// Which pods: on an agent those of its node. Default: none, it is needed unless `cluster_wide`.
     pub filter: PodFilter,
     /// Watches the pods of the whole cluster, on a gateway for example; every replica then holds all of
@@ -55,6 +62,8 @@ pub struct Pods {
 impl Default for Pods {
     fn default() -> Self {
         Self {
+            auth_type: AuthType::default(),
+            context: None,
             filter: PodFilter::default(),
             cluster_wide: false,
             max_pods: 20_000,
@@ -166,6 +175,9 @@ pub enum Problem {
     /// A name that is empty.
     #[error("must not be empty")]
     Empty,
+    /// A context without a kubeconfig.
+    #[error("has no effect unless `auth_type` is kubeConfig")]
+    NoKubeconfig,
 }
 
 impl Pods {
@@ -176,6 +188,9 @@ impl Pods {
             (false, false) => found.push(("", Problem::WhichPods)),
             (true, true) => found.push(("cluster_wide", Problem::BothWays)),
             _ => {}
+        }
+        if self.context.is_some() && self.auth_type != AuthType::KubeConfig {
+            found.push(("context", Problem::NoKubeconfig));
         }
         let ranges = [
             (self.first_list_timeout <= MAX_WAIT, "first_list_timeout", ("0s", "5m")),

@@ -20,9 +20,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::admin::Readiness;
-use crate::config::service;
+use crate::config::{Config, service};
 use crate::internal_telemetry::logging::Log;
 use crate::internal_telemetry::{LogFormat, OwnResource, Telemetry, Traces, logging, push};
+use crate::kubernetes::pods::Settings;
 use crate::outcome::{Books, DroppedReason};
 use crate::receiver::Sockets;
 use crate::tasks::{Scope, Workers};
@@ -160,6 +161,7 @@ impl Collector {
             push::start(&scope, &telemetry, periodic)?;
         }
         let graph = checked.graph(&telemetry, policies.lasting()).map_err(|p| anyhow::anyhow!("{p}"))?;
+        watch_pods(config, &policies, &scope).await?;
         let mut sockets = Sockets::default();
         sockets.begin();
         let generation = Generation::start(graph, &scope, &workers, &mut sockets).await?;
@@ -228,6 +230,9 @@ impl Collector {
         }
         self.sockets.commit();
         self.policies.switch(&checked, &self.scope).await;
+        if let Err(error) = watch_pods(&checked.config, &self.policies, &self.scope).await {
+            tracing::error!(name: "pods.failed", "{error:#}; pods are watched as before");
+        }
         next.show_tls(&self.telemetry);
         self.follow(&checked.config.service.telemetry);
         let old = std::mem::replace(&mut self.generation, next);
@@ -302,6 +307,26 @@ impl Collector {
         let all: Vec<String> = all.map(|(name, address)| format!("{name}={address}")).collect();
         all.join(" ")
     }
+}
+
+/// Watches the pods a configuration asks for, and waits for the first list as long as it says.
+async fn watch_pods(config: &Config, policies: &Policies, scope: &Scope) -> anyhow::Result<()> {
+    let pods = policies.pods();
+    let Some(settings) = Settings::of(config) else {
+        pods.end().await;
+        return Ok(());
+    };
+    let waited = settings.first_list_timeout;
+    pods.follow(settings, scope).await?;
+    if !pods.first_list().await {
+        tracing::warn!(
+            name: "pods.not_listed",
+            ?waited,
+            "the API server has not told which pods there are: until it has, data passes without attributes \
+             of pods, and senders told by their address are handled by before_first_list"
+        );
+    }
+    Ok(())
 }
 
 /// The CPUs this process may use: affinity and the cgroup's quota, at least one.

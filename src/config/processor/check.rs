@@ -70,9 +70,6 @@ pub enum Problem {
     /// A metadata key twice.
     #[error("`{0}` is already in the list; case does not matter")]
     DuplicateKey(String),
-    /// A way to prove oneself to the API server that is not there.
-    #[error("only serviceAccount is available; leave the key out")]
-    AuthType,
     /// A filter of pods.
     #[error(transparent)]
     Pods(#[from] pods::Problem),

@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::{Found, Problem};
-use crate::config::pods::PodFilter;
+use crate::config::kubernetes::AuthType;
+use crate::config::pods::{self, PodFilter};
 use crate::yaml::did_you_mean;
 
 /// A rule of association has at most so many sources, as in the Collector.
@@ -21,10 +22,13 @@ const MAX_RULES: usize = 64;
 /// asks for ReplicaSets: the name of a Deployment is that of the ReplicaSet without the pod template's hash.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-#[schemars(extend("x-unavailable" = ["context", "watch_sync_period"]))]
+#[schemars(extend("x-unavailable" = ["watch_sync_period"]))]
 pub struct K8sAttributes {
-    /// How Tollgate proves itself to the API server: as its pod's service account. Default: serviceAccount.
+    /// How the API server is reached: as the pod's service account, or by `$KUBECONFIG`, else
+    /// `~/.kube/config`. Default: serviceAccount.
     pub auth_type: AuthType,
+    /// The context of the kubeconfig. Default: its current one.
+    pub context: Option<String>,
     /// Only writes the connection's address as `k8s.pod.ip`, for a gateway to find the pod by, and asks no
     /// API server. Default: false.
     pub passthrough: bool,
@@ -56,6 +60,7 @@ impl Default for K8sAttributes {
     fn default() -> Self {
         Self {
             auth_type: AuthType::default(),
+            context: None,
             passthrough: false,
             filter: PodFilter::default(),
             extract: Extract::default(),
@@ -66,21 +71,6 @@ impl Default for K8sAttributes {
             on_mismatch: OnMismatch::default(),
         }
     }
-}
-
-/// How Tollgate proves itself to the API server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum AuthType {
-    /// By the token of its pod's service account.
-    #[default]
-    ServiceAccount,
-    /// Not available.
-    KubeConfig,
-    /// Not available.
-    None,
-    /// Not available.
-    Tls,
 }
 
 /// What becomes of attributes that contradict the pod.
@@ -295,8 +285,8 @@ impl K8sAttributes {
     pub fn check(&self) -> Vec<Found> {
         let mut found = Vec::new();
         let mut add = |at: String, problem: Problem| found.push(Found { at, problem });
-        if self.auth_type != AuthType::ServiceAccount {
-            add("auth_type".to_owned(), Problem::AuthType);
+        if self.context.is_some() && self.auth_type != AuthType::KubeConfig {
+            add("context".to_owned(), Problem::Pods(pods::Problem::NoKubeconfig));
         }
         for (at, problem) in self.filter.check() {
             add(at.to_owned(), Problem::Pods(problem));

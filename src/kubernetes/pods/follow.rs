@@ -1,15 +1,10 @@
-//! Follows pods and namespaces at the API server: list, watch, list again where the watch cannot go on.
+//! Follows pods and namespaces at the API server.
 //!
 //! One task per resource; failures are waited out with growing pauses, and what is known stays in use.
 
-use std::pin::pin;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use kube::runtime::watcher::{Config as WatchConfig, Event};
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +13,7 @@ use super::store::{Applied, Store};
 use super::view::{NamespaceView, PodView};
 use super::{Listed, Pods, Settings};
 use crate::internal_telemetry::{WatchMetrics, Watched};
+use crate::kubernetes::{Client, ConnectError, Event, Watch, connect};
 use crate::tasks::Scope;
 
 /// Objects of one page: a page is in memory as the API server wrote it.
@@ -41,51 +37,80 @@ pub enum StartError {
         /// The variable.
         variable: String,
     },
+    /// There is no client for the API server.
+    #[error("{place}: {source}")]
+    Connect {
+        /// The component.
+        place: String,
+        /// What is wrong.
+        source: ConnectError,
+    },
 }
 
 /// The filter as the API server is asked.
 struct Selectors {
     namespace: Option<String>,
-    config: WatchConfig,
+    fields: Option<String>,
+    labels: Option<String>,
 }
 
-impl Settings {
-    fn selectors(&self) -> Result<Selectors, StartError> {
-        let node = match &self.filter.node_from_env_var {
+impl Selectors {
+    fn of(settings: &Settings) -> Result<Self, StartError> {
+        let filter = &settings.filter;
+        let node = match &filter.node_from_env_var {
             Some(variable) => match std::env::var(variable) {
                 Ok(node) if !node.is_empty() => Some(node),
                 _ => {
-                    let (place, variable) = (self.place.clone(), variable.clone());
+                    let (place, variable) = (settings.place.clone(), variable.clone());
                     return Err(StartError::NoNode { place, variable });
                 }
             },
-            None => self.filter.node.clone(),
+            None => filter.node.clone(),
         };
-        let mut config = WatchConfig::default().page_size(PAGE);
-        config.label_selector = self.filter.label_selector();
-        config.field_selector = self.filter.field_selector(node.as_deref());
-        Ok(Selectors { namespace: self.filter.namespace.clone(), config })
+        let fields = filter.field_selector(node.as_deref());
+        Ok(Self { namespace: filter.namespace.clone(), fields, labels: filter.label_selector() })
+    }
+
+    fn watch(&self, client: &Client) -> Watch<PodView> {
+        let mut watch = match &self.namespace {
+            Some(namespace) => Watch::within(client.clone(), namespace),
+            None => Watch::cluster(client.clone()),
+        };
+        if let Some(fields) = &self.fields {
+            watch = watch.fields(fields);
+        }
+        if let Some(labels) = &self.labels {
+            watch = watch.labels(labels);
+        }
+        watch.page(PAGE)
     }
 }
 
 impl Pods {
     /// Watches what `settings` say from now on, in tasks of `scope`; the earlier watch ends, and what it
-    /// found stays until the new one has listed everything.
+    /// found stays until the new one has listed everything. Returns before the first list.
     ///
     /// # Errors
     /// [`StartError`]: nothing is changed.
-    pub async fn follow(&self, settings: Settings, client: Client, scope: &Scope) -> Result<(), StartError> {
-        let selectors = settings.selectors()?;
+    pub async fn follow(&self, settings: Settings, scope: &Scope) -> Result<(), StartError> {
+        let selectors = Selectors::of(&settings)?;
+        let client = connect(&settings.access).await;
+        let place = settings.place.clone();
+        let client = client.map_err(|source| StartError::Connect { place, source })?;
         self.stop().await;
         let child = scope.child("pods");
         self.with_store(|store| store.bound(settings.max_pods, settings.ended_pods_grace));
         self.want(|wanted| wanted.configured = settings.keep.clone());
         *self.0.settings.write().unwrap_or_else(PoisonError::into_inner) = Some(settings);
+        let only = selectors.namespace.clone();
         let (pods, of_pods, token) = (self.clone(), client.clone(), child.token().clone());
-        let namespace = selectors.namespace.clone();
-        child.spawn("pods", async move { pods.follow_pods(of_pods, selectors, token).await });
+        child.spawn("pods", async move { pods.follow_pods(&of_pods, &selectors, &token).await });
         let (pods, token) = (self.clone(), child.token().clone());
-        child.spawn("namespaces", async move { pods.follow_namespaces(client, namespace, token).await });
+        child.spawn("namespaces", async move { pods.follow_namespaces(&client, only, &token).await });
+        let (pods, token) = (self.clone(), child.token().clone());
+        child.spawn("ended-pods", async move {
+            token.run_until_cancelled(pods.sweep()).await;
+        });
         *self.0.watching.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
         Ok(())
     }
@@ -123,110 +148,106 @@ impl Pods {
         edit(&mut self.0.store.write().unwrap_or_else(PoisonError::into_inner))
     }
 
-    async fn follow_pods(&self, client: Client, selectors: Selectors, stop: CancellationToken) {
+    async fn sweep(&self) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            let count = self.with_store(|store| {
+                store.sweep(Instant::now());
+                store.len()
+            });
+            self.0.metrics.watch(Watched::Pods).objects.set(count as i64);
+        }
+    }
+
+    async fn follow_pods(&self, client: &Client, selectors: &Selectors, stop: &CancellationToken) {
         let metrics = self.0.metrics.watch(Watched::Pods);
         metrics.start();
         let mut keeps = self.0.keep.subscribe();
-        let mut sweep = tokio::time::interval(SWEEP);
-        let mut outage = Outage::new(Watched::Pods, metrics);
+        let mut standing = Standing::new(Watched::Pods, metrics);
         loop {
             let keep = keeps.borrow_and_update().clone();
-            let api: Api<PodView> = match &selectors.namespace {
-                Some(namespace) => Api::namespaced(client.clone(), namespace),
-                None => Api::all(client.clone()),
-            };
-            let mut events = pin!(watcher(api, selectors.config.clone()).default_backoff());
-            loop {
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    changed = keeps.changed() => if changed.is_ok() { break } else { return },
-                    _ = sweep.tick() => self.with_store(|store| {
-                        store.sweep(Instant::now());
-                        metrics.objects.set(store.len() as i64);
-                    }),
-                    event = events.next() => match event {
-                        Some(Ok(event)) => {
-                            outage.over(&event);
-                            self.take_pod(event, &keep);
-                        }
-                        Some(Err(error)) => outage.note(&error),
-                        None => break,
-                    },
+            let mut watch = selectors.watch(client);
+            let follow = async {
+                loop {
+                    let event = watch.next().await;
+                    standing.note(&event);
+                    self.take_pod(event, &keep);
                 }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                // What is wanted has changed: everything is listed again.
+                changed = keeps.changed() => if changed.is_err() { return },
+                () = follow => {}
             }
         }
     }
 
     fn take_pod(&self, event: Event<PodView>, keep: &Arc<Keep>) {
         let now = Instant::now();
-        let metrics = self.0.metrics.watch(Watched::Pods);
         match event {
-            Event::Init => self.with_store(Store::begin_round),
-            Event::InitApply(pod) | Event::Apply(pod) => {
+            Event::Restart => self.with_store(Store::begin_round),
+            Event::Listed(pod) | Event::Applied(pod) => {
                 if self.with_store(|store| store.apply(&pod, keep, now)) == Applied::LeftOut {
                     self.0.metrics.left_out.add(1);
                 }
             }
-            Event::Delete(pod) => self.with_store(|store| store.end(pod.uid(), now)),
-            Event::InitDone => {
+            Event::Deleted(pod) => self.with_store(|store| store.end(pod.uid(), now)),
+            Event::Complete => {
                 let count = self.with_store(|store| {
                     store.end_round(now);
                     store.len()
                 });
                 self.list_done(Watched::Pods, count);
-                metrics.objects.set(count as i64);
             }
+            Event::Open | Event::Failed(_) => {}
         }
     }
 
-    async fn follow_namespaces(&self, client: Client, only: Option<String>, stop: CancellationToken) {
+    async fn follow_namespaces(&self, client: &Client, only: Option<String>, stop: &CancellationToken) {
         let metrics = self.0.metrics.watch(Watched::Namespaces);
         let mut keeps = self.0.keep.subscribe();
-        let mut outage = Outage::new(Watched::Namespaces, metrics);
-        let mut config = WatchConfig::default().page_size(PAGE);
-        config.field_selector = only.map(|name| format!("metadata.name={name}"));
+        let mut standing = Standing::new(Watched::Namespaces, metrics);
         loop {
             let keep = keeps.borrow_and_update().clone();
-            if !keep.wants_namespaces() {
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    changed = keeps.changed() => if changed.is_ok() { continue } else { return },
+            let follow = async {
+                if !keep.wants_namespaces() {
+                    return std::future::pending().await;
                 }
-            }
-            metrics.start();
-            let api: Api<NamespaceView> = Api::all(client.clone());
-            let mut events = pin!(watcher(api, config.clone()).default_backoff());
-            loop {
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    changed = keeps.changed() => if changed.is_ok() { break } else { return },
-                    event = events.next() => match event {
-                        Some(Ok(event)) => {
-                            outage.over(&event);
-                            self.take_namespace(event, &keep);
-                        }
-                        Some(Err(error)) => outage.note(&error),
-                        None => break,
-                    },
+                metrics.start();
+                let mut watch = Watch::<NamespaceView>::cluster(client.clone()).page(PAGE).metadata_only();
+                if let Some(name) = &only {
+                    watch = watch.fields(format!("metadata.name={name}"));
                 }
+                loop {
+                    let event = watch.next().await;
+                    standing.note(&event);
+                    self.take_namespace(event, &keep);
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = keeps.changed() => if changed.is_err() { return },
+                () = follow => {}
             }
         }
     }
 
     fn take_namespace(&self, event: Event<NamespaceView>, keep: &Arc<Keep>) {
         match event {
-            Event::Init => self.with_store(Store::begin_namespace_round),
-            Event::InitApply(namespace) | Event::Apply(namespace) => {
+            Event::Restart => self.with_store(Store::begin_namespace_round),
+            Event::Listed(namespace) | Event::Applied(namespace) => {
                 self.with_store(|store| store.apply_namespace(&namespace, keep));
             }
-            Event::Delete(namespace) => self.with_store(|store| store.end_namespace(namespace.name())),
-            Event::InitDone => {
+            Event::Deleted(namespace) => self.with_store(|store| store.end_namespace(namespace.name())),
+            Event::Complete => {
                 let count = self.with_store(|store| {
                     store.end_namespace_round();
                     store.namespaces()
                 });
                 self.list_done(Watched::Namespaces, count);
             }
+            Event::Open | Event::Failed(_) => {}
         }
         let count = self.with_store(|store| store.namespaces());
         self.0.metrics.watch(Watched::Namespaces).objects.set(count as i64);
@@ -236,6 +257,7 @@ impl Pods {
         let metrics = self.0.metrics.watch(watched);
         metrics.lists.add(1);
         metrics.listed.set(1);
+        metrics.objects.set(count as i64);
         let is_first = self.0.listed.send_if_modified(|listed| {
             let one = match watched {
                 Watched::Pods => &mut listed.pods,
@@ -251,60 +273,46 @@ impl Pods {
 }
 
 /// Whether the API server answers, said once per change.
-struct Outage<'m> {
+struct Standing<'m> {
     watched: Watched,
     metrics: &'m WatchMetrics,
-    since: Option<Instant>,
+    failing_since: Option<Instant>,
 }
 
-impl<'m> Outage<'m> {
+impl<'m> Standing<'m> {
     fn new(watched: Watched, metrics: &'m WatchMetrics) -> Self {
-        Self { watched, metrics, since: None }
+        Self { watched, metrics, failing_since: None }
     }
 
-    fn note(&mut self, error: &watcher::Error) {
+    fn note<K>(&mut self, event: &Event<K>) {
+        match event {
+            Event::Failed(why) => self.failed(why),
+            Event::Open => self.stands(),
+            _ => {}
+        }
+    }
+
+    fn failed(&mut self, why: &str) {
         self.metrics.errors.add(1);
         self.metrics.up.set(0);
-        let resource = self.watched.as_str();
-        // A watch that is too old is listed again at once; that is no outage.
-        let is_expired = matches!(error, watcher::Error::WatchError(status) if status.code == 410);
-        if is_expired || self.since.is_some() {
+        // A watch that is too old is only listed again.
+        if self.failing_since.is_some() || why.starts_with("410") {
             return;
         }
-        self.since = Some(Instant::now());
-        let why = explained(error);
+        self.failing_since = Some(Instant::now());
+        let resource = self.watched.as_str();
+        let way_out = if why.starts_with("403") { "; the account needs get, list and watch" } else { "" };
         tracing::warn!(
             name: "kubernetes.watch_failed",
-            resource, %why, "the API server does not answer; what is known stays in use"
+            resource, why, "the API server does not tell{way_out}; what is known stays in use"
         );
     }
 
-    /// An event came; `Init` only says that a list is about to be asked for.
-    fn over<K>(&mut self, event: &Event<K>) {
-        if matches!(event, Event::Init) {
-            return;
-        }
+    fn stands(&mut self) {
         self.metrics.up.set(1);
-        if let Some(since) = self.since.take() {
+        if let Some(since) = self.failing_since.take() {
             let (resource, away) = (self.watched.as_str(), since.elapsed());
-            tracing::info!(name: "kubernetes.watch_restored", resource, ?away, "the API server answers again");
+            tracing::info!(name: "kubernetes.watch_restored", resource, ?away, "the API server tells again");
         }
     }
-}
-
-/// The whole chain of causes, and the way out of a missing right.
-fn explained(error: &watcher::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        cause = inner.source();
-    }
-    if text.to_lowercase().contains("forbidden") {
-        text += "; the service account needs get, list and watch";
-    }
-    text
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use regex::Regex;
 
 use super::keep::{Keep, Keys};
+use crate::config::kubernetes::Access;
 use crate::config::pods::{BeforeFirstList, PodFilter, Pods as PodsExtension};
 use crate::config::processor::kubernetes::{Field, FieldOf, K8sAttributes, Metadata};
 use crate::config::{Config, Extension, Processor};
@@ -16,6 +17,8 @@ pub const OTEL_ANNOTATION: &str = "resource.opentelemetry.io/";
 /// What is watched.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// How the API server is reached.
+    pub access: Access,
     /// Which pods.
     pub filter: PodFilter,
     /// The most that are kept.
@@ -57,11 +60,16 @@ impl Settings {
         };
         let longest = processors.iter().map(|(_, keys)| waits(keys)).max();
         let of_processor = processors.first().map(|(_, keys)| &keys.filter);
+        let access = |auth_type, context: &Option<String>| Access { auth_type, context: context.clone() };
         let standard = PodsExtension::default();
         let pods = extension.map_or(&standard, |(_, pods)| pods);
         let mut keep = Keep::default();
         processors.iter().for_each(|(_, keys)| keep_for(keys, &mut keep));
         Some(Self {
+            access: match (extension, processors.first()) {
+                (None, Some((_, keys))) => access(keys.auth_type, &keys.context),
+                _ => access(pods.auth_type, &pods.context),
+            },
             filter: match (extension, of_processor) {
                 (None, Some(filter)) => filter.clone(),
                 _ => pods.filter.clone(),

@@ -1,5 +1,6 @@
 //! The world around the program under test: a process, its clients, its destinations.
 
+pub mod api_server;
 mod certificates;
 mod client;
 mod metrics;
