@@ -44,7 +44,7 @@ async fn gate(signer: &Signer, identity: &str) -> Gate {
     });
     let sources = [Source::new("c.yaml", config.to_string())];
     let config = Config::parse(&sources, &[], &|_| None).unwrap_or_else(|problems| panic!("{problems}")).0;
-    let verifiers = Verifiers::prepare(&config);
+    let verifiers = Verifiers::prepare(&config, &crate::kubernetes::pods::Pods::new(&Arc::default()));
     let scope = Scope::root("test");
     verifiers.start(&scope).await.unwrap();
     let text = format!("version: 1\nrules: []\nidentity: {identity}\n");

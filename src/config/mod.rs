@@ -182,13 +182,15 @@ fn read(tree: &Node, problems: &mut Problems) -> Option<Config> {
     let nothing = tree.with(Value::Null);
     let section = tree.get("service").unwrap_or(&nothing);
     let service = pipelines::read(section, &declared, problems);
-    Some(Config {
+    let config = Config {
         receivers: receivers.components,
         processors: processors.components,
         exporters: exporters.components,
         extensions: extensions.components,
         service: service?,
-    })
+    };
+    pods::check_together(&config, tree, problems);
+    Some(config)
 }
 
 #[cfg(test)]

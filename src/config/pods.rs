@@ -7,7 +7,9 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::kubernetes::AuthType;
+use super::kubernetes::{Access, AuthType};
+use super::{ComponentId, Config, Extension, Processor};
+use crate::yaml::{Node, Problems};
 
 /// The most pods somebody may ask for.
 const MAX_PODS: usize = 200_000;
@@ -239,6 +241,69 @@ impl PodFilter {
             FieldOperator::NotEquals => format!("{key}!={value}"),
         });
         joined(node.map(|node| format!("spec.nodeName={node}")).into_iter().chain(terms).collect())
+    }
+}
+
+/// A component that watches pods, and what it says of that.
+struct Watcher<'c> {
+    section: &'static str,
+    id: &'c ComponentId,
+    filter: &'c PodFilter,
+    access: Access,
+    cluster_wide: bool,
+}
+
+/// Checks that all components that watch pods mean the same pods, for there is one watch.
+pub(super) fn check_together(config: &Config, tree: &Node, problems: &mut Problems) {
+    let access = |auth_type, context: &Option<String>| Access { auth_type, context: context.clone() };
+    let extensions = config.running_by_id().filter_map(|(id, extension)| match extension {
+        Extension::Pods(pods) => Some(Watcher {
+            section: "extensions",
+            id,
+            filter: &pods.filter,
+            access: access(pods.auth_type, &pods.context),
+            cluster_wide: pods.cluster_wide,
+        }),
+        _ => None,
+    });
+    let processors = config.used_processors().filter_map(|(id, processor)| match processor {
+        Processor::K8sAttributes(keys) if keys.watches() => Some(Watcher {
+            section: "processors",
+            id,
+            filter: &keys.filter,
+            access: access(keys.auth_type, &keys.context),
+            cluster_wide: false,
+        }),
+        _ => None,
+    });
+    let watchers: Vec<Watcher<'_>> = extensions.chain(processors).collect();
+    let Some((first, others)) = watchers.split_first() else { return };
+    let report =
+        |watcher: &Watcher<'_>, problems: &mut Problems, message: String, help: &str, is_error: bool| {
+            let path = format!("{}.{}", watcher.section, watcher.id);
+            let node = tree.get(watcher.section).and_then(|section| section.get(watcher.id.as_str()));
+            let node = node.unwrap_or(tree);
+            match is_error {
+                true => problems.error_at(node, &path, message, Some(help.to_owned())),
+                false => problems.warning_at(node, &path, message, Some(help.to_owned())),
+            }
+        };
+    for other in others {
+        let silent = other.section == "processors" && *other.filter == PodFilter::default();
+        let same_pods = other.filter == first.filter || (silent && first.section == "extensions");
+        let same_access = other.access == first.access || (silent && first.section == "extensions");
+        if !same_pods || !same_access {
+            let message = format!("watches other pods than {}.{}", first.section, first.id);
+            let help = "there is one watch: write the same filter, auth_type and context in both";
+            report(other, problems, message, help, true);
+        }
+    }
+    let is_whole = first.section == "processors" && !first.filter.is_by_node() && !first.cluster_wide;
+    if is_whole {
+        let message = "watches the pods of the whole cluster, and holds them in memory";
+        let help = "on an agent write filter.node_from_env_var: K8S_NODE_NAME; on a gateway list the \
+                    extension `pods` with cluster_wide: true";
+        report(first, problems, message.to_owned(), help, false);
     }
 }
 

@@ -235,7 +235,10 @@ where
         }
     }
 
-    async fn watch(&mut self, version: &str) -> Result<BoxStream<'static, kube::Result<WatchEvent<K>>>, Failure> {
+    async fn watch(
+        &mut self,
+        version: &str,
+    ) -> Result<BoxStream<'static, kube::Result<WatchEvent<K>>>, Failure> {
         let seconds = u32::try_from(self.lasts.as_secs().max(1)).unwrap_or(u32::MAX);
         let params = WatchParams {
             field_selector: self.fields.clone(),

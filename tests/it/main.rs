@@ -26,6 +26,7 @@ mod layers;
 mod life;
 mod limits;
 mod own_telemetry;
+mod pods;
 mod processors;
 mod reload;
 mod sampling;

@@ -173,9 +173,10 @@ impl Pod {
         self.has_ended.store(true, Ordering::Relaxed);
     }
 
-    /// Orders pods that have one address: the greatest is the one that has it now.
-    pub(super) fn precedence(&self) -> (bool, &str) {
-        (!self.has_ended(), self.started.as_deref().unwrap_or(&self.created))
+    /// Orders pods that have one address: the greatest is the one that has it now. Of those that started in
+    /// one second it is the one told last.
+    pub(super) fn precedence(&self) -> (bool, &str, u64) {
+        (!self.has_ended(), self.started.as_deref().unwrap_or(&self.created), self.stamp)
     }
 
     /// The addresses that are its own.

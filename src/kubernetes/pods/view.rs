@@ -244,6 +244,6 @@ mod tests {
         assert_eq!(pod.addresses, ["10.0.0.1", "fd00::1"].map(|ip| ip.parse::<IpAddr>().unwrap()));
         assert!(!pod.host_network && !pod.has_ended && pod.labels.is_empty());
         let nothing: PodView = serde_json::from_str(r#"{"metadata":{},"spec":null}"#).unwrap();
-        assert_eq!((nothing.uid(), nothing.addresses), ("", Vec::new()));
+        assert!(nothing.uid().is_empty() && nothing.addresses.is_empty());
     }
 }

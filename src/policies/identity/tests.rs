@@ -111,7 +111,7 @@ fn the_tenant_of_a_pod_comes_from_what_administrators_write() {
     assert_eq!(
         lines,
         [
-            "p.yaml:5:64: warning: identity.authenticate[0].pod.tenant[1]: whoever may create pods decides whose data it is; take a label of the namespace, which its administrator sets",
+            "p.yaml:5:66: identity.authenticate[0].pod.tenant[1]: whoever may create pods decides whose data it is; take a label of the namespace, which its administrator sets",
             "p.yaml:7:18: identity.authenticate[1].pod.tenant[0]: this is nothing a pod or its namespace says; write namespace, namespace_label.<k>, namespace_annotation.<k>, pod_label.<k> or pod_annotation.<k>",
             "p.yaml:8:22: identity.authenticate[2].pod.tenant: names 0 places; allowed are 1 to 16",
         ]

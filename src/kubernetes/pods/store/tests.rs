@@ -73,7 +73,7 @@ fn pods_of_the_hosts_network_have_no_address_of_their_own() {
 fn the_newest_running_pod_owns_an_address() {
     for newest_first in [true, false] {
         let (mut store, keep, now) = store();
-        let mut pods = vec![
+        let mut pods = [
             pod("old", &["10.0.0.1"], started("2026-01-01T10:00:00Z")),
             pod("new", &["10.0.0.1"], started("2026-01-01T11:00:00Z")),
         ];
