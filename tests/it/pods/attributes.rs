@@ -30,10 +30,11 @@ const PRESET: &str = "
       otel_annotations: true
 ";
 
+/// Keys as they stand between braces.
 fn flow(block: &str) -> String {
-    // The scene writes the keys between braces.
     let value: serde_json::Value = serde_saphyr::from_str(block).unwrap();
-    value.to_string().trim_start_matches('{').trim_end_matches('}').to_owned()
+    let text = value.to_string();
+    text[1..text.len() - 1].to_owned()
 }
 
 #[tokio::test]
