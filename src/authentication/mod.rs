@@ -43,6 +43,7 @@ pub use keyring::BadKeySet;
 pub use walk::{Authenticating, Credentials};
 
 use crate::config::{Config, Extension};
+use crate::internal_telemetry::Telemetry;
 use crate::kubernetes::pods::{self, Pods};
 use crate::policies::{Plan, ProofSource};
 use crate::tasks::Scope;
@@ -156,7 +157,7 @@ impl Verifiers {
 
     /// The ids of the verifiers a configuration runs.
     pub fn ids(config: &Config) -> Vec<String> {
-        let unwatched = Pods::new(&Arc::default());
+        let unwatched = Pods::new(&Telemetry::detached());
         let mut ids: Vec<String> = Self::prepare(config, &unwatched).0.keys().cloned().collect();
         ids.sort();
         ids

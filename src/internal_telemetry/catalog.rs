@@ -166,6 +166,10 @@ define! {
         "Items by deciding rule and decision: kept, sampled_out, rule_drop, shadow_kept or shadow_out.";
     SAMPLING_ADJUSTED: Counter "tollgate_sampling_adjusted_items_total" "{items}" ["tenant", "signal", "rule"]
         "What the kept items stand for: the sum of their adjusted counts.";
+    SAMPLING_PROBABILITY: Gauge "tollgate_sampling_probability" "1" ["tenant", "rule"]
+        "The probability with which a rule kept its last item, earlier samplers and budgets included; the lowest of all signals.";
+    SAMPLING_THRESHOLD: Gauge "tollgate_sampling_threshold" "1" ["rule", "key"]
+        "The threshold of a budget as a share of 2^56: what is left out. The highest 20; key is the tenant, or empty for a budget of all; the rule of kept_spans_per_second is _kept.";
     SAMPLING_INCONSISTENT: Counter "tollgate_sampling_inconsistent_threshold_total" "{items}" ["tenant"]
         "Items whose threshold contradicts their randomness; the threshold was removed.";
     SAMPLING_MISSING_RANDOMNESS: Counter "tollgate_sampling_missing_randomness_total" "{items}" ["tenant"]
@@ -182,6 +186,10 @@ define! {
         "How long the last reload of policies took, from reading the file to being in force.";
     POLICIES_RELOADS: Counter "tollgate_policies_reloads_total" "{reloads}" ["outcome"]
         "Reloads of policies by outcome: success or failure.";
+    KUBERNETES_WATCH_UP: Gauge "tollgate_kubernetes_watch_up" "1" ["resource"]
+        "1 while the API server tells what changes, 0 while what is known of the resource may be old.";
+    KUBERNETES_WATCH_FAILURES: Counter "tollgate_kubernetes_watch_failures_total" "{failures}" ["resource"]
+        "Lists and watches of the resource that failed or broke off.";
     AUTHENTICATIONS: Counter "tollgate_authentications_total" "{requests}" ["source", "outcome"]
         "Requests by what proved their sender (mtls, jwt, service_account, api_key, pod, anonymous) and outcome: accepted, invalid or unavailable.";
     KUBERNETES_OBJECTS: Gauge "tollgate_kubernetes_objects" "{objects}" ["resource"]
@@ -190,10 +198,6 @@ define! {
         "1 once a first list was had, 0 until then.";
     KUBERNETES_LISTS: Counter "tollgate_kubernetes_lists_total" "{lists}" ["resource"]
         "Lists that were read to their end: one at the start, one more whenever a watch cannot go on.";
-    KUBERNETES_WATCH_ERRORS: Counter "tollgate_kubernetes_watch_errors_total" "{errors}" ["resource"]
-        "Lists and watches that failed; what was known stays in use.";
-    KUBERNETES_WATCH_UP: Gauge "tollgate_kubernetes_watch_up" "1" ["resource"]
-        "1 while the API server answers, 0 from an error to the next answer.";
     PODS_LEFT_OUT: Counter "tollgate_pods_left_out_total" "{pods}" []
         "Pods that were told about and not kept, because max_pods are.";
     POD_LOOKUPS: Counter "tollgate_pod_lookups_total" "{requests}" ["used_for", "outcome"]
@@ -202,6 +206,8 @@ define! {
         "Resources whose sender wrote an attribute that contradicts the pod at its address.";
     TLS_RELOAD_FAILURES: Counter "tollgate_tls_reload_failures_total" "{reloads}" ["component"]
         "Certificates or keys that changed on disk and could not be used; the old ones stay.";
+    TLS_NOT_AFTER: Gauge "tollgate_tls_not_after_seconds" "s" ["component"]
+        "When the certificate in use, or one of its chain, ends, in seconds since 1970; absent without one.";
     TASKS_ALIVE: Gauge "tollgate_tasks_alive" "{tasks}" []
         "Tasks alive now.";
     TASKS_ABORTED: Counter "tollgate_tasks_aborted_total" "{tasks}" []

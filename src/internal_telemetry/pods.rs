@@ -27,23 +27,19 @@ impl Watched {
     }
 }
 
-/// Of one watch.
+/// Of what one watch keeps.
 #[derive(Debug, Default)]
-pub struct WatchMetrics {
+pub struct ListMetrics {
     /// `tollgate_kubernetes_objects`.
     pub objects: Gauge,
     /// `tollgate_kubernetes_listed`: 1 once a first list was had.
     pub listed: Gauge,
     /// `tollgate_kubernetes_lists_total`: lists that were complete.
     pub lists: Counter,
-    /// `tollgate_kubernetes_watch_errors_total`.
-    pub errors: Counter,
-    /// `tollgate_kubernetes_watch_up`: 0 from an error to the next answer.
-    pub up: Gauge,
     started: AtomicBool,
 }
 
-impl WatchMetrics {
+impl ListMetrics {
     /// There is such a watch: its series are shown from now on.
     pub fn start(&self) {
         self.started.store(true, Ordering::Relaxed);
@@ -106,8 +102,8 @@ impl LookupOutcome {
 /// Everything that is measured about pods.
 #[derive(Debug, Default)]
 pub struct PodMetrics {
-    pods: WatchMetrics,
-    namespaces: WatchMetrics,
+    pods: ListMetrics,
+    namespaces: ListMetrics,
     /// `tollgate_pods_left_out_total`: pods beyond `max_pods`.
     pub left_out: Counter,
     lookups: [[Counter; LookupOutcome::ALL.len()]; 2],
@@ -115,8 +111,8 @@ pub struct PodMetrics {
 }
 
 impl PodMetrics {
-    /// The metrics of one watch.
-    pub fn watch(&self, watched: Watched) -> &WatchMetrics {
+    /// The metrics of what one watch keeps.
+    pub fn watch(&self, watched: Watched) -> &ListMetrics {
         match watched {
             Watched::Pods => &self.pods,
             Watched::Namespaces => &self.namespaces,
@@ -147,8 +143,6 @@ impl PodMetrics {
             families.add(&catalog::KUBERNETES_OBJECTS, &labels, watch.objects.get());
             families.add(&catalog::KUBERNETES_LISTED, &labels, watch.listed.get());
             families.add(&catalog::KUBERNETES_LISTS, &labels, watch.lists.get());
-            families.add(&catalog::KUBERNETES_WATCH_ERRORS, &labels, watch.errors.get());
-            families.add(&catalog::KUBERNETES_WATCH_UP, &labels, watch.up.get());
         }
         if !self.pods.started.load(Ordering::Relaxed) {
             return;

@@ -27,6 +27,10 @@ pub(super) fn read(inner: &Inner) -> Families {
     inner.policies.read(&mut families);
     inner.authentication.read(&mut families);
     inner.pods.read(&mut families);
+    for (resource, metrics) in inner.watches.all() {
+        families.add(&catalog::KUBERNETES_WATCH_UP, &[resource], metrics.up.get());
+        families.add(&catalog::KUBERNETES_WATCH_FAILURES, &[resource], metrics.failures.get());
+    }
     program(inner, &mut families);
     families
 }
@@ -166,7 +170,11 @@ fn program(inner: &Inner, families: &mut Families) {
         families.add(&catalog::TASKS_ABORTED, &[], tasks.aborted() as u64);
     }
     for (component, tls) in inner.tls.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-        families.add(&catalog::TLS_RELOAD_FAILURES, &[component], tls.failed_reloads());
+        let reading = tls.read();
+        families.add(&catalog::TLS_RELOAD_FAILURES, &[component], reading.failed_reloads);
+        if let Some(seconds) = reading.not_after {
+            families.add(&catalog::TLS_NOT_AFTER, &[component], seconds);
+        }
     }
     let suppressed = inner.log_lines_suppressed.get().map_or(0, Counter::get);
     families.add(&catalog::LOG_LINES_SUPPRESSED, &[], suppressed);

@@ -8,10 +8,14 @@
 //! every request has a deadline; whatever the server does, it is asked again only after a wait.
 
 mod client;
+mod config_map;
+mod events;
 pub mod pods;
 mod watch;
 
 pub use client::{ConnectError, REQUEST_TIMEOUT, connect};
+pub use config_map::Followed;
+pub use events::announce;
 pub use kube::Client;
 pub use watch::{Event, Watch};
 

@@ -13,6 +13,7 @@
 mod answer;
 mod body;
 mod connection;
+mod frames;
 mod grpc;
 mod listen;
 mod reply;
@@ -21,6 +22,7 @@ mod sockets;
 mod stall;
 #[cfg(test)]
 mod tests;
+mod waiting;
 mod web;
 
 use std::future::Future;
@@ -256,7 +258,12 @@ impl Bound {
                 },
                 caps: Caps::new(&door.limits),
             };
-            let service = Service { intake: hooks.clone(), metrics: metrics.clone(), rules: door.requests };
+            let service = Service {
+                intake: hooks.clone(),
+                metrics: metrics.clone(),
+                rules: door.requests,
+                waiting: waiting::Waiting::default(),
+            };
             let port = Arc::new(Port { service: Arc::new(service), rules: door.connections, tls: door.tls });
             doors.spawn("accept", listen::accept(door.listener, port, dealing));
         }

@@ -24,6 +24,7 @@ use crate::config::{Config, service};
 use crate::internal_telemetry::logging::Log;
 use crate::internal_telemetry::{LogFormat, OwnResource, Telemetry, Traces, logging, push};
 use crate::kubernetes::pods::Settings;
+use crate::kubernetes::{self, Client};
 use crate::outcome::{Books, DroppedReason};
 use crate::receiver::Sockets;
 use crate::tasks::{Scope, Workers};
@@ -160,6 +161,7 @@ impl Collector {
         for periodic in own.metrics.active_readers().iter().filter_map(|reader| reader.periodic.as_ref()) {
             push::start(&scope, &telemetry, periodic)?;
         }
+        policies.follow_api(client_of(&checked).await?);
         let graph = checked.graph(&telemetry, policies.lasting()).map_err(|p| anyhow::anyhow!("{p}"))?;
         watch_pods(config, &policies, &scope).await?;
         let mut sockets = Sockets::default();
@@ -215,6 +217,7 @@ impl Collector {
             .map_err(|problems| anyhow::anyhow!("{}", problems.lines().join("\n")))?;
         let graph =
             checked.graph(&self.telemetry, self.policies.lasting()).map_err(|p| anyhow::anyhow!("{p}"))?;
+        let client = client_of(&checked).await?;
         self.sockets.begin();
         let next = match Generation::start(graph, &self.scope, &self.workers, &mut self.sockets).await {
             Ok(next) => next,
@@ -229,7 +232,7 @@ impl Collector {
             return Err(error);
         }
         self.sockets.commit();
-        self.policies.switch(&checked, &self.scope).await;
+        self.policies.switch(&checked, client, &self.scope).await;
         if let Err(error) = watch_pods(&checked.config, &self.policies, &self.scope).await {
             tracing::error!(name: "pods.failed", "{error:#}; pods are watched as before");
         }
@@ -327,6 +330,13 @@ async fn watch_pods(config: &Config, policies: &Policies, scope: &Scope) -> anyh
         );
     }
     Ok(())
+}
+
+/// The client of the API server, if the configuration asks for one; without, nothing of it is started.
+async fn client_of(checked: &Checked) -> anyhow::Result<Option<Client>> {
+    let Some(keys) = &checked.config_map else { return Ok(None) };
+    let client = kubernetes::connect(&keys.access()).await.context("extensions.policies.config_map")?;
+    Ok(Some(client))
 }
 
 /// The CPUs this process may use: affinity and the cgroup's quota, at least one.

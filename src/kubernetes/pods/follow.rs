@@ -163,7 +163,7 @@ impl Pods {
         let metrics = self.0.metrics.watch(Watched::Pods);
         metrics.start();
         let mut keeps = self.0.keep.subscribe();
-        let mut standing = Standing::new(Watched::Pods, metrics);
+        let mut standing = self.standing(Watched::Pods);
         loop {
             let keep = keeps.borrow_and_update().clone();
             let mut watch = selectors.watch(client);
@@ -207,7 +207,7 @@ impl Pods {
     async fn follow_namespaces(&self, client: &Client, only: Option<String>, stop: &CancellationToken) {
         let metrics = self.0.metrics.watch(Watched::Namespaces);
         let mut keeps = self.0.keep.subscribe();
-        let mut standing = Standing::new(Watched::Namespaces, metrics);
+        let mut standing: Option<Standing> = None;
         loop {
             let keep = keeps.borrow_and_update().clone();
             let follow = async {
@@ -215,6 +215,7 @@ impl Pods {
                     return std::future::pending().await;
                 }
                 metrics.start();
+                let standing = standing.get_or_insert_with(|| self.standing(Watched::Namespaces));
                 let mut watch = Watch::<NamespaceView>::cluster(client.clone()).page(PAGE).metadata_only();
                 if let Some(name) = &only {
                     watch = watch.fields(format!("metadata.name={name}"));
@@ -253,6 +254,11 @@ impl Pods {
         self.0.metrics.watch(Watched::Namespaces).objects.set(count as i64);
     }
 
+    fn standing(&self, watched: Watched) -> Standing {
+        let metrics = self.0.telemetry.kubernetes_watch(watched.as_str());
+        Standing { watched, metrics, failing_since: None }
+    }
+
     fn list_done(&self, watched: Watched, count: usize) {
         let metrics = self.0.metrics.watch(watched);
         metrics.lists.add(1);
@@ -273,17 +279,19 @@ impl Pods {
 }
 
 /// Whether the API server answers, said once per change.
-struct Standing<'m> {
+struct Standing {
     watched: Watched,
-    metrics: &'m WatchMetrics,
+    metrics: WatchMetrics,
     failing_since: Option<Instant>,
 }
 
-impl<'m> Standing<'m> {
-    fn new(watched: Watched, metrics: &'m WatchMetrics) -> Self {
-        Self { watched, metrics, failing_since: None }
+impl Drop for Standing {
+    fn drop(&mut self) {
+        self.metrics.up.set(0);
     }
+}
 
+impl Standing {
     fn note<K>(&mut self, event: &Event<K>) {
         match event {
             Event::Failed(why) => self.failed(why),
@@ -293,7 +301,7 @@ impl<'m> Standing<'m> {
     }
 
     fn failed(&mut self, why: &str) {
-        self.metrics.errors.add(1);
+        self.metrics.failures.add(1);
         self.metrics.up.set(0);
         // A watch that is too old is only listed again.
         if self.failing_since.is_some() || why.starts_with("410") {

@@ -33,7 +33,7 @@ pub use keep::{Keep, Keys};
 pub use record::{Container, Known, Namespace, Pod};
 pub use settings::{OTEL_ANNOTATION, Settings, whole};
 
-use crate::internal_telemetry::{LookupFor, LookupOutcome, PodMetrics};
+use crate::internal_telemetry::{LookupFor, LookupOutcome, PodMetrics, Telemetry};
 use crate::policies::Plan;
 use store::Store;
 
@@ -55,6 +55,7 @@ struct Shared {
     listed: watch::Sender<Listed>,
     newcomers: Cache<IpAddr, Instant>,
     metrics: Arc<PodMetrics>,
+    telemetry: Telemetry,
     watching: Mutex<Option<crate::tasks::Scope>>,
 }
 
@@ -94,7 +95,7 @@ pub enum Sender {
 
 impl Pods {
     /// Nothing is watched yet.
-    pub fn new(metrics: &Arc<PodMetrics>) -> Self {
+    pub fn new(telemetry: &Telemetry) -> Self {
         Self(Arc::new(Shared {
             store: RwLock::new(Store::new(0, Duration::ZERO)),
             settings: RwLock::default(),
@@ -102,7 +103,8 @@ impl Pods {
             keep: watch::Sender::new(Arc::default()),
             listed: watch::Sender::default(),
             newcomers: Cache::builder().max_capacity(NEWCOMERS).time_to_idle(NEWCOMER_IDLE).build(),
-            metrics: metrics.clone(),
+            metrics: telemetry.pods().clone(),
+            telemetry: telemetry.clone(),
             watching: Mutex::default(),
         }))
     }

@@ -113,6 +113,12 @@ impl Cap {
         self.carried.max(self.heap.cut())
     }
 
+    /// As [`Cap::threshold`], but 0 once nothing came for a whole tick.
+    pub(super) fn threshold_at(&self, now: Instant) -> u64 {
+        let passed = self.started.map_or(Duration::MAX, |started| now.saturating_duration_since(started));
+        if whole_ticks(passed) < 2.0 { self.threshold() } else { 0 }
+    }
+
     /// Whether forgetting this cap would lose nothing.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
         let (Some(started), Some(budget)) = (self.started, self.budget) else { return true };

@@ -55,7 +55,7 @@ async fn while_the_api_server_is_away_data_flows_and_then_all_is_known_again() {
     eventually("the end of the outage", || async { scene.tollgate.event("kubernetes.watch_restored") }).await;
     let metrics = scene.stop().await;
     let pods = [("resource", "pods")];
-    assert!(metrics.sum("tollgate_kubernetes_watch_errors_total", &pods) >= 1.0);
+    assert!(metrics.sum("tollgate_kubernetes_watch_failures_total", &pods) >= 1.0);
     assert_eq!(metrics.sum("tollgate_kubernetes_lists_total", &pods), 2.0);
     assert_eq!(metrics.sum("tollgate_kubernetes_watch_up", &pods), 1.0);
 }
