@@ -138,6 +138,8 @@ define! {
         "Bytes that wait in the queue.";
     EXPORTER_QUEUE_CAPACITY_BYTES: Gauge "tollgate_exporter_queue_capacity_bytes" "By" ["exporter"]
         "Bytes the queue holds at most.";
+    EXPORTER_QUEUE_OLDEST_AGE: Gauge "tollgate_exporter_queue_oldest_age_seconds" "s" ["exporter"]
+        "How long the oldest batch that waits is in the queue; 0 if none waits.";
     RECEIVED_ITEMS: Counter "tollgate_received_items_total" "{items}" ["tenant", "signal"]
         "Items that arrived in well-formed requests.";
     COPIED_ITEMS: Counter "tollgate_copied_items_total" "{items}" ["tenant", "signal"]

@@ -101,6 +101,8 @@ fn exporters(inner: &Inner, families: &mut Families) {
         families.add(&catalog::EXPORTER_SENT_BYTES, &[id], metrics.sent_bytes.get());
         families.add(&catalog::EXPORTER_QUEUE_BYTES, &[id], metrics.queue_bytes.get());
         families.add(&catalog::EXPORTER_QUEUE_CAPACITY_BYTES, &[id], metrics.queue_capacity_bytes.get());
+        let oldest = metrics.oldest.read().as_secs_f64();
+        families.add(&catalog::EXPORTER_QUEUE_OLDEST_AGE, &[id], oldest);
     }
 }
 

@@ -34,5 +34,6 @@ mod pods;
 mod processors;
 mod reload;
 mod sampling;
+mod status;
 mod supply_chain;
 mod tls;

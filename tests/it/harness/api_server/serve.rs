@@ -18,10 +18,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+use super::forward;
 use super::store::Target;
 use super::{Asked, End, Fault, Shared, lock};
 
-type Answer = Response<Pin<Box<dyn Body<Data = Bytes, Error = std::io::Error> + Send>>>;
+pub(super) type Answer = Response<Pin<Box<dyn Body<Data = Bytes, Error = std::io::Error> + Send>>>;
 
 pub async fn accept(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, shared: Arc<Shared>) {
     while let Ok((stream, _)) = listener.accept().await {
@@ -65,6 +66,9 @@ impl std::fmt::Display for Cut {
 impl std::error::Error for Cut {}
 
 async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Option<Answer> {
+    if request.uri().path().ends_with("/portforward") {
+        return Some(forward::answer(shared, request));
+    }
     let (head, body) = request.into_parts();
     let body = body.collect().await.ok()?.to_bytes();
     let asked = Asked {
@@ -102,7 +106,7 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Option<Answ
     })
 }
 
-fn parameters(query: &str) -> Vec<(String, String)> {
+pub(super) fn parameters(query: &str) -> Vec<(String, String)> {
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     pairs
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
@@ -332,7 +336,7 @@ fn refused(code: u16, after: Option<u32>) -> Answer {
     answer
 }
 
-fn text(code: u16, body: String) -> Answer {
+pub(super) fn text(code: u16, body: String) -> Answer {
     let body = Full::new(Bytes::from(body)).map_err(|never: Infallible| match never {});
     let mut answer: Answer = Response::new(Box::pin(body));
     *answer.status_mut() = http::StatusCode::from_u16(code).unwrap_or_default();
