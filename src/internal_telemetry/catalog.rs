@@ -124,10 +124,18 @@ define! {
         "Requests by outcome: accepted, refused or malformed.";
     RECEIVER_REQUEST_BYTES: Counter "tollgate_receiver_request_bytes_total" "By" ["receiver", "transport"]
         "Request bodies after decompression.";
+    RECEIVER_IN_FLIGHT: Gauge "tollgate_receiver_in_flight_requests" "{requests}" ["receiver", "transport"]
+        "Requests that are read or worked on now; of the listener they came to.";
+    CANCELLATIONS: Counter "tollgate_cancellations_total" "{requests}" ["reason"]
+        "Requests whose work was stopped before it was done: client (gone), deadline, drain, reload, or forced (cut past a grace).";
     RECEIVER_CONNECTIONS: Gauge "tollgate_receiver_connections" "{connections}" ["receiver", "transport"]
         "Connections open now.";
     RECEIVER_CONNECTIONS_REFUSED: Counter "tollgate_receiver_connections_refused_total" "{connections}" ["receiver", "transport"]
         "Connections beyond a cap, or whose handshake failed.";
+    WINDOW_STALLS: Counter "tollgate_window_stalls_total" "{stalls}" ["peer", "component"]
+        "Times that something being sent did not get on for 100 ms because the other side opened no HTTP/2 window, or read nothing: answers (peer receiver) or requests (peer exporter); counted when the stall ends.";
+    WINDOW_STALL_SECONDS: Counter "tollgate_window_stall_seconds_total" "s" ["peer", "component"]
+        "How long these stalls were, in all.";
     REQUESTS_NORMALISED: Counter "tollgate_requests_normalised_total" "{requests}" ["signal"]
         "Requests of a rare legal shape that were decoded and encoded once before going on.";
     EXPORTER_RETRIES: Counter "tollgate_exporter_retries_total" "{requests}" ["exporter"]
@@ -214,6 +222,8 @@ define! {
         "Tasks alive now.";
     TASKS_ABORTED: Counter "tollgate_tasks_aborted_total" "{tasks}" []
         "Tasks that did not stop in their grace.";
+    TASKS_OVERDUE: Counter "tollgate_tasks_overdue_total" "{tasks}" ["reason"]
+        "Tasks found alive that should have ended: outlived_scope (past its end) or outlived_parent (nobody could end it); the log names each.";
     WORKERS: Gauge "tollgate_workers" "{threads}" []
         "Threads that carry requests.";
     LOG_LINES_SUPPRESSED: Counter "tollgate_log_lines_suppressed_total" "{lines}" []

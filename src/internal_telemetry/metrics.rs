@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use super::WindowStalls;
 use crate::identity::TenantId;
 use crate::otlp::{PerSignal, Signal};
+use crate::outcome::CancelReason;
 
 /// A number that only grows.
 #[derive(Debug, Clone, Default)]
@@ -62,10 +64,30 @@ pub struct ReceiverMetrics {
     pub requests_malformed: Counter,
     /// `tollgate_receiver_request_bytes_total`: request bodies after decompression.
     pub request_bytes: Counter,
+    /// `tollgate_window_stalls_total{peer="receiver"}`: answers that clients let wait.
+    pub stalls: WindowStalls,
+    /// `tollgate_receiver_in_flight_requests`: read or worked on now.
+    pub in_flight: Gauge,
     /// `tollgate_receiver_connections`: open now.
     pub connections: Gauge,
     /// `tollgate_receiver_connections_refused_total`: beyond a cap, or a handshake that failed.
     pub connections_refused: Counter,
+}
+
+/// `tollgate_cancellations_total`: requests whose work was stopped, each counted once; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Cancellations(Arc<[AtomicU64; CancelReason::ALL.len()]>);
+
+impl Cancellations {
+    /// Counts one request.
+    pub fn count(&self, reason: CancelReason) {
+        self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests so far.
+    pub fn get(&self, reason: CancelReason) -> u64 {
+        self.0[reason as usize].load(Ordering::Relaxed)
+    }
 }
 
 /// Of one exporter.
@@ -77,6 +99,8 @@ pub struct ExporterMetrics {
     pub send_failed: PerSignal<Counter>,
     /// `otelcol_exporter_enqueue_failed_*`: items the queue had no room for.
     pub enqueue_failed: PerSignal<Counter>,
+    /// `tollgate_window_stalls_total{peer="exporter"}`: requests that the destination let wait.
+    pub stalls: WindowStalls,
     /// `otelcol_exporter_in_flight_requests`.
     pub in_flight: Gauge,
     /// `tollgate_exporter_retries_total`: attempts after the first.

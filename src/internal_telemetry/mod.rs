@@ -17,6 +17,7 @@ mod policies;
 pub mod push;
 mod reading;
 mod sampling;
+mod stalls;
 pub mod text;
 pub mod traces;
 mod usage;
@@ -40,14 +41,16 @@ pub use own_resource::OwnResource;
 pub use pods::{ListMetrics, LookupFor, LookupOutcome, PodMetrics, Watched};
 pub use policies::PoliciesMetrics;
 pub use sampling::{BudgetThreshold, Decision, RandomnessMetrics, RuleMetrics, SamplingMetrics};
+pub use stalls::{Progress, WindowStalls};
 pub use traces::Traces;
 pub use usage::Usage;
 
 use crate::otlp::PerSignal;
 use crate::outcome::Ledger;
-use crate::tasks::Scope;
+use crate::tasks::{Scope, TaskInfo};
 use metrics::{
-    Counter, ExporterMetrics, Gauge, MemoryLimiterMetrics, ProcessorMetrics, ReceiverMetrics, SamplerMetrics,
+    Cancellations, Counter, ExporterMetrics, Gauge, MemoryLimiterMetrics, ProcessorMetrics, ReceiverMetrics,
+    SamplerMetrics,
 };
 
 /// Everything that is measured; clones are the same.
@@ -72,6 +75,7 @@ struct Inner {
     pods: Arc<PodMetrics>,
     watches: ById<&'static str, WatchMetrics>,
     requests_normalised: PerSignal<Counter>,
+    cancellations: Cancellations,
     tls: Mutex<BTreeMap<String, Tls>>,
     pushes: Counter,
     pushes_failed: Counter,
@@ -101,6 +105,7 @@ impl Telemetry {
             pods: Arc::default(),
             watches: ById::default(),
             requests_normalised: PerSignal::default(),
+            cancellations: Cancellations::default(),
             tls: Mutex::default(),
             pushes: Counter::default(),
             pushes_failed: Counter::default(),
@@ -181,6 +186,11 @@ impl Telemetry {
         &self.0.requests_normalised
     }
 
+    /// Requests whose work was stopped.
+    pub fn cancellations(&self) -> &Cancellations {
+        &self.0.cancellations
+    }
+
     /// Shows the certificates of a component. A second call for the same component, after a reload of the
     /// configuration, goes on counting from where the first had come.
     pub fn watch_tls(&self, component: &str, read: impl Fn() -> TlsReading + Send + Sync + 'static) {
@@ -202,6 +212,12 @@ impl Telemetry {
     /// Counts the tasks of the tree that `root` belongs to.
     pub fn watch_tasks(&self, root: &Scope) {
         *self.0.tasks.write().unwrap_or_else(PoisonError::into_inner) = Some(root.clone());
+    }
+
+    /// The tasks that are alive, at most `most`.
+    pub fn tasks(&self, most: usize) -> Vec<TaskInfo> {
+        let root = self.0.tasks.read().unwrap_or_else(PoisonError::into_inner);
+        root.as_ref().map_or_else(Vec::new, |root| root.tasks(most))
     }
 
     /// Shows how many lines the log left out; the first call counts.

@@ -12,7 +12,7 @@ use super::{Accepted, Admitted, Arrival, Authentication, Pipeline, Refusal, Requ
 use crate::authentication::{Authenticating, Credentials, Unproven, Verifiers};
 use crate::batch::Batch;
 use crate::internal_telemetry::AuthenticationMetrics;
-use crate::internal_telemetry::metrics::{Counter, ReceiverMetrics};
+use crate::internal_telemetry::metrics::{Cancellations, Counter, ReceiverMetrics};
 use crate::kubernetes::pods::Pods;
 use crate::otlp::{Draft, Edits, Index, Limits, Malformed, Most, PerSignal};
 use crate::outcome::{RefusedReason, Trimmed};
@@ -36,6 +36,7 @@ pub(super) struct Shared {
     pub(super) authentication: Arc<AuthenticationMetrics>,
     /// None: no pods are watched.
     pub(super) pods: Option<Pods>,
+    pub(super) cancellations: Cancellations,
 }
 
 /// Arrays a worker thread reuses from request to request.
@@ -67,6 +68,11 @@ impl Entrance {
         }
     }
 
+    /// Where requests are counted whose work was stopped.
+    pub fn cancellations(&self) -> &Cancellations {
+        &self.0.cancellations
+    }
+
     /// Takes one request: checks, tags, samples, and answers when every queue owns its part.
     ///
     /// # Errors
@@ -91,7 +97,7 @@ impl Entrance {
                 return refused(request.transport, items, refusal);
             }
         };
-        match deliveries.deliver(request.deadline).await {
+        match deliveries.deliver().await {
             Ok(by_destination) => {
                 let by_destination_message =
                     (by_destination > 0).then(|| "rejected by the destination".to_owned());
@@ -184,7 +190,7 @@ impl Entrance {
                 .map_err(Refusal::Malformed)?;
             let items = index.items();
             self.0.normalized[request.signal].add(index.normalized());
-            let mut deliveries = Deliveries::default();
+            let mut deliveries = Deliveries::new(request.deadline);
             let mut admission = Admission::new(request.pass.clone());
             for (position, pipeline) in self.0.pipelines[request.signal].iter().enumerate() {
                 let mut work = Work {

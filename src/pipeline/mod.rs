@@ -126,6 +126,7 @@ impl Graph {
                 verifiers: verifiers.clone(),
                 authentication: telemetry.authentication().clone(),
                 pods: watched.clone(),
+                cancellations: telemetry.cancellations().clone(),
             });
             if entrance.leads_anywhere() {
                 receivers.push((id.clone(), (**config_of).clone(), entrance));

@@ -17,7 +17,7 @@ use super::connection::Port;
 use super::service::Intake;
 use crate::config::receiver::{Endpoint, Limits, Network};
 use crate::internal_telemetry::metrics::ReceiverMetrics;
-use crate::tasks::{Scope, Worker};
+use crate::tasks::{Scope, Team};
 
 /// After an error that is the system's and not the client's, so that it is not asked in a busy loop.
 const BREATH: Duration = Duration::from_millis(100);
@@ -146,7 +146,7 @@ async fn bind_unix(path: &Path) -> io::Result<Listener> {
 /// What accepting needs besides the socket.
 pub(super) struct Dealing {
     pub(super) scope: Scope,
-    pub(super) workers: Arc<[Worker]>,
+    pub(super) team: Team,
     pub(super) accepting: CancellationToken,
     pub(super) metrics: ReceiverMetrics,
     pub(super) caps: Arc<Caps>,
@@ -183,7 +183,7 @@ fn deal<I: Intake>(socket: Socket, port: &Arc<Port<I>>, dealing: &Dealing) {
         Socket::Unix(_) => None,
     };
     let metrics = dealing.metrics.clone();
-    let worker = Worker::least_loaded(&dealing.workers);
+    let worker = dealing.team.least_loaded();
     let (Some(worker), Some(place)) = (worker, Caps::take(&dealing.caps, peer.map(|peer| peer.ip()))) else {
         metrics.connections_refused.add(1);
         return;

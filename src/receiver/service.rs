@@ -22,6 +22,7 @@ use super::grpc::{self, BadFrame};
 use super::reply::{self, Format, GRPC_ENCODINGS, Reply};
 use super::waiting::{Begun, Waiting};
 use super::web::{self, Cors, Encodings};
+use super::work::{Busy, unless_hurried};
 use super::{Arrival, Metrics};
 use crate::authentication::Credentials;
 use crate::compression::{Codec, DecompressError, decompress};
@@ -33,6 +34,9 @@ use crate::pipeline::{Accepted, Admitted, Authentication, Pass, Refusal, Transpo
 use crate::tls::PeerCertificate;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// What Envoy, and with it most meshes, tells the service behind it: how many milliseconds it waits.
+const HTTP_TIMEOUT_TEXT: &str = "x-envoy-expected-rq-timeout-ms";
+const HTTP_TIMEOUT: HeaderName = HeaderName::from_static(HTTP_TIMEOUT_TEXT);
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
 /// Where requests go: the two hooks of `serve`, under one name.
@@ -126,11 +130,17 @@ impl Rules {
     }
 
     /// When the client stops waiting, or we do.
-    fn deadline(&self, now: Instant, headers: &HeaderMap) -> Result<Instant, Fault> {
-        let patience = match headers.get(GRPC_TIMEOUT) {
-            None => self.request_timeout,
-            Some(value) => grpc::timeout(value).ok_or(Fault::Timeout)?.min(self.request_timeout),
-        };
+    fn deadline(&self, now: Instant, transport: Transport, headers: &HeaderMap) -> Result<Instant, Fault> {
+        let mut patience = self.request_timeout;
+        if let Some(value) = headers.get(GRPC_TIMEOUT) {
+            patience = patience.min(grpc::timeout(value).ok_or(Fault::Timeout { header: "grpc-timeout" })?);
+        }
+        if transport == Transport::Http
+            && let Some(value) = headers.get(HTTP_TIMEOUT)
+        {
+            let stated = web::timeout(value).ok_or(Fault::Timeout { header: HTTP_TIMEOUT_TEXT })?;
+            patience = patience.min(stated);
+        }
         Ok(now + patience)
     }
 
@@ -188,16 +198,16 @@ struct Plan<'a> {
     metrics: &'a ReceiverMetrics,
 }
 
-/// Answers a request; `held` lives as long as it does.
+/// Answers a request; `busy` lives as long as it does and learns why work on it was stopped.
 ///
 /// Written so that the future is small, for it is moved several times: arguments of an `async fn` would
 /// be stored twice, and every layer of calls once more.
 ///
 /// # Cancel safety
 /// Dropping it drops the request, unless the pipeline has taken it over.
-pub(super) fn respond<I, B, H>(
+pub(super) fn respond<I, B>(
     service: Arc<Service<I>>,
-    held: H,
+    mut busy: Busy,
     peer: Peer,
     request: Request<B>,
 ) -> impl Future<Output = Result<Response<Reply>, Infallible>>
@@ -207,17 +217,19 @@ where
 {
     let (mut head, body) = request.into_parts();
     async move {
-        let _held = &held;
         let service = &*service;
         let dialect = service.dialect(&head.headers);
         if let Dialect::Http(web, _) = dialect
             && let Some(answer) = web.preflight(&head)
         {
+            busy.answered(None);
             return Ok(answer);
         }
         let origin = dialect.origin(&head.headers);
-        let result = async {
+        let mut deadline = None;
+        let working = async {
             let mut plan = service.plan(dialect, &mut head)?;
+            deadline = Some(plan.deadline);
             let mut begun = Begun { body, gathered: Gathered::new(plan.shape) };
             let certificate = peer.certificate.as_ref();
             let address = peer.address.map(|address| address.ip());
@@ -258,8 +270,9 @@ where
                 Ok(Err(refusal)) => Err(refusal.into()),
                 Err(_elapsed) => Err(Refusal::DeadlineExceeded.into()),
             }
-        }
-        .await;
+        };
+        let result = unless_hurried(working, busy.hurry()).await;
+        busy.answered(result.as_ref().err().and_then(|fault| busy.stopped_by(fault, deadline)));
         Ok(service.answer(dialect, origin, result))
     }
 }
@@ -294,7 +307,7 @@ impl<I: Intake> Service<I> {
             Dialect::Grpc => (Transport::Grpc, Shape::Frame, &self.metrics.grpc),
             _ => (Transport::Http, Shape::Plain(announced), &self.metrics.http),
         };
-        let deadline = rules.deadline(now, &head.headers)?;
+        let deadline = rules.deadline(now, transport, &head.headers)?;
         if announced.is_some_and(|length| length > shape.most(rules.limit)) {
             return Err(Fault::TooLarge { limit: rules.limit });
         }
@@ -364,7 +377,7 @@ impl<I: Intake> Service<I> {
                 Err((fault, verdict))
             }
         };
-        match (dialect, result) {
+        let mut response = match (dialect, result) {
             (Dialect::None, _) => reply::http_empty(StatusCode::UNSUPPORTED_MEDIA_TYPE),
             (Dialect::Grpc, Ok((_, accepted))) => reply::grpc_accepted(accepted, most),
             (Dialect::Grpc, Err((fault, verdict))) => reply::grpc_refused(&fault, &verdict),
@@ -376,7 +389,9 @@ impl<I: Intake> Service<I> {
                 };
                 web.finish(origin, response)
             }
-        }
+        };
+        response.body_mut().watch(&metrics.stalls);
+        response
     }
 }
 

@@ -7,6 +7,7 @@
 mod effective;
 mod generation;
 mod in_force;
+mod leaks;
 mod prepare;
 mod surfaces;
 
@@ -25,7 +26,7 @@ use crate::internal_telemetry::logging::Log;
 use crate::internal_telemetry::{LogFormat, OwnResource, Telemetry, Traces, logging, push};
 use crate::kubernetes::pods::Settings;
 use crate::kubernetes::{self, Client};
-use crate::outcome::{Books, DroppedReason};
+use crate::outcome::{Books, CancelReason, DroppedReason};
 use crate::receiver::Sockets;
 use crate::tasks::{Scope, Workers};
 use crate::yaml::Problems;
@@ -122,6 +123,8 @@ pub struct Collector {
     log: Log,
     /// The part of the configuration that only a restart can change, as it is in force.
     own: service::Telemetry,
+    /// How many file descriptors were open before the start.
+    descriptors: usize,
 }
 
 impl Collector {
@@ -136,6 +139,7 @@ impl Collector {
     }
 
     async fn start_checked(options: Options, checked: Checked) -> anyhow::Result<Self> {
+        let descriptors = leaks::descriptors();
         let config = &checked.config;
         let own = &config.service.telemetry;
         let telemetry = Telemetry::new(OwnResource::new(&own.resource)?);
@@ -150,6 +154,7 @@ impl Collector {
         let workers = Workers::start(count).context("no worker threads")?;
         telemetry.workers().set(count as i64);
         telemetry.watch_tasks(&scope);
+        scope.spawn("tasks.watch", scope.clone().watch());
         let readiness = Readiness::new(telemetry.ready().clone());
         let policies = Policies::start(&checked, &telemetry, &scope);
         let sources = Sources {
@@ -184,6 +189,7 @@ impl Collector {
             traces,
             log,
             own: config.service.telemetry.clone(),
+            descriptors,
         };
         let addresses = collector.announcement();
         let version = env!("CARGO_PKG_VERSION");
@@ -277,9 +283,11 @@ impl Collector {
             traces.close(deadline + STOP_GRACE).await;
         }
         self.scope.close(deadline + STOP_GRACE).await;
-        let books = self.telemetry.ledger().totals();
-        report(&books, &self.scope);
         self.workers.stop();
+        drop((self.generation, self.retired, self.surfaces, self.policies));
+        let left = leaks::left(&self.telemetry, self.descriptors).await;
+        let books = self.telemetry.ledger().totals();
+        report(&books, &self.telemetry, (&self.scope, &left));
         books
     }
 
@@ -344,7 +352,10 @@ fn available_workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn report(books: &Books, scope: &Scope) {
+fn report(books: &Books, telemetry: &Telemetry, (scope, left): (&Scope, &str)) {
+    let cancelled = CancelReason::ALL.iter().map(|reason| (reason, telemetry.cancellations().get(*reason)));
+    let cancelled = cancelled.filter(|(_, requests)| *requests > 0);
+    let cancelled: Vec<_> = cancelled.map(|(reason, n)| format!("{}={n}", reason.as_str())).collect();
     tracing::info!(
         name: "stopped",
         received = books.received,
@@ -356,8 +367,10 @@ fn report(books: &Books, scope: &Scope) {
         queued = books.queued,
         abandoned = books.dropped[DroppedReason::Abandoned as usize],
         balanced = books.balanced(),
+        cancelled = cancelled.join(" "),
         tasks_alive = scope.alive(),
         tasks_aborted = scope.aborted(),
+        left,
         "stopped"
     );
 }

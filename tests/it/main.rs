@@ -12,6 +12,7 @@
 
 mod backpressure;
 mod batching;
+mod cancellation;
 mod chart;
 mod cli;
 mod clients;
@@ -37,3 +38,4 @@ mod sampling;
 mod status;
 mod supply_chain;
 mod tls;
+mod windows;

@@ -388,8 +388,9 @@ pub struct Limits {
     #[serde(with = "crate::units::duration")]
     #[schemars(schema_with = "crate::units::duration::schema")]
     pub body_progress_timeout: Duration,
-    /// Longest time for one request, reading it included; a client's own deadline counts if it is
-    /// shorter. Default: 30s. Range: above 0.
+    /// Longest time for one request: reading it, waiting for room and, where the destination's answer is
+    /// waited for, sending it. A client's own deadline counts if it is shorter: `grpc-timeout`, over HTTP
+    /// also `x-envoy-expected-rq-timeout-ms`. Default: 30s. Range: above 0.
     #[serde(with = "crate::units::duration")]
     #[schemars(schema_with = "crate::units::duration::schema")]
     pub request_timeout: Duration,

@@ -93,10 +93,23 @@ impl Pods {
     /// # Errors
     /// [`StartError`]: nothing is changed.
     pub async fn follow(&self, settings: Settings, scope: &Scope) -> Result<(), StartError> {
-        let selectors = Selectors::of(&settings)?;
         let client = connect(&settings.access).await;
         let place = settings.place.clone();
         let client = client.map_err(|source| StartError::Connect { place, source })?;
+        self.follow_by(client, settings, scope).await
+    }
+
+    /// [`Pods::follow`] by a client that is there.
+    ///
+    /// # Errors
+    /// [`StartError::NoNode`]: nothing is changed.
+    pub async fn follow_by(
+        &self,
+        client: Client,
+        settings: Settings,
+        scope: &Scope,
+    ) -> Result<(), StartError> {
+        let selectors = Selectors::of(&settings)?;
         self.stop().await;
         let child = scope.child("pods");
         self.with_store(|store| store.bound(settings.max_pods, settings.ended_pods_grace));

@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::forward;
-use super::store::Target;
+use super::store::{Selectors, Target};
 use super::{Asked, End, Fault, Shared, lock};
 
 pub(super) type Answer = Response<Pin<Box<dyn Body<Data = Bytes, Error = std::io::Error> + Send>>>;
@@ -129,11 +129,20 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+fn selectors(asked: &Asked) -> Selectors {
+    let text = |name: &str| asked.parameter(name).unwrap_or_default().to_owned();
+    Selectors { fields: text("fieldSelector"), labels: text("labelSelector") }
+}
+
 fn list(shared: &Shared, target: &Target, asked: &Asked, metadata_only: bool) -> Answer {
     let limit = asked.parameter("limit").and_then(|limit| limit.parse().ok()).filter(|limit| *limit > 0);
-    let fields = asked.parameter("fieldSelector").unwrap_or_default();
-    let page =
-        lock(&shared.store).list(target, fields, limit.unwrap_or(usize::MAX), asked.parameter("continue"));
+    let selectors = selectors(asked);
+    let page = lock(&shared.store).list(
+        target,
+        &selectors,
+        limit.unwrap_or(usize::MAX),
+        asked.parameter("continue"),
+    );
     let Ok(page) = page else { return status(410, "Expired") };
     let items: Vec<Value> = page.items.into_iter().map(|item| shaped(item, metadata_only)).collect();
     let kind = if metadata_only { "PartialObjectMetadata".to_owned() } else { target.kind() };
@@ -218,15 +227,15 @@ fn watch(shared: &Arc<Shared>, target: Target, asked: &Asked, metadata_only: boo
         Some(0) | None => store.version(),
         Some(version) => version,
     };
-    let fields = asked.parameter("fieldSelector").unwrap_or_default().to_owned();
-    if store.events(&target, &fields, (since, 0)).is_err() && !*lock(&shared.gone_as_event) {
+    let selectors = selectors(asked);
+    if store.events(&target, &selectors, (since, 0)).is_err() && !*lock(&shared.gone_as_event) {
         return status(410, "Expired");
     }
     drop(store);
     let seconds = asked.parameter("timeoutSeconds").and_then(|seconds| seconds.parse().ok()).unwrap_or(1800);
     let bookmarks = asked.parameter("allowWatchBookmarks") == Some("true");
     let (lines, body) = mpsc::channel(64);
-    let follow = Follow { shared: shared.clone(), target, fields, since, metadata_only, bookmarks, lines };
+    let follow = Follow { shared: shared.clone(), target, selectors, since, metadata_only, bookmarks, lines };
     lock(&shared.watches).push(follow.target.resource.clone());
     tokio::spawn(async move {
         // Its timeout ends a watch as a real server does: cleanly.
@@ -239,7 +248,7 @@ fn watch(shared: &Arc<Shared>, target: Target, asked: &Asked, metadata_only: boo
 struct Follow {
     shared: Arc<Shared>,
     target: Target,
-    fields: String,
+    selectors: Selectors,
     since: u64,
     metadata_only: bool,
     bookmarks: bool,
@@ -262,7 +271,7 @@ impl Follow {
         let mut place = 0;
         loop {
             changed.borrow_and_update();
-            let events = lock(&self.shared.store).events(&self.target, &self.fields, (self.since, place));
+            let events = lock(&self.shared.store).events(&self.target, &self.selectors, (self.since, place));
             let Ok((events, next)) = events else { return self.say(gone()).await };
             place = next;
             for event in events {
