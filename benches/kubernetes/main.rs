@@ -9,6 +9,7 @@
 #[path = "../../tests/it/harness/api_server/mod.rs"]
 #[allow(unreachable_pub, reason = "shared with the black-box tests")]
 mod api_server;
+mod pods;
 mod policies;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, reason = "shared; each benchmark uses a part")]
@@ -58,7 +59,8 @@ fn measure(args: &Args) {
         .enable_all()
         .build()
         .expect("a runtime");
-    let figures = policies::measure(&runtime, &args.tollgate);
+    let mut figures = policies::measure(&runtime, &args.tollgate);
+    figures.extend(pods::measure(&args.tollgate));
     if args.figures {
         figures.iter().for_each(|figure| println!("{figure}"));
     }

@@ -28,6 +28,7 @@ pub(super) fn read(inner: &Inner) -> Families {
     inner.sampling.read(&mut families);
     inner.policies.read(&mut families);
     inner.authentication.read(&mut families);
+    inner.pods.read(&mut families);
     for (resource, metrics) in inner.watches.all() {
         families.add(&catalog::KUBERNETES_WATCH_UP, &[resource], metrics.up.get());
         families.add(&catalog::KUBERNETES_WATCH_FAILURES, &[resource], metrics.failures.get());

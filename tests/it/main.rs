@@ -31,6 +31,7 @@ mod layers;
 mod life;
 mod limits;
 mod own_telemetry;
+mod pods;
 mod processors;
 mod reload;
 mod sampling;

@@ -20,7 +20,7 @@ metadata:
   {{- end }}
 spec:
   serviceAccountName: {{ include "tollgate.serviceAccountName" . }}
-  automountServiceAccountToken: {{ or .Values.serviceAccount.automountServiceAccountToken .Values.policies.watch.enabled }}
+  automountServiceAccountToken: {{ or .Values.serviceAccount.automountServiceAccountToken (not (empty (include "tollgate.asksApiServer" .))) }}
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ include "tollgate.gracePeriod" . }}
   {{- with .Values.imagePullSecrets }}
