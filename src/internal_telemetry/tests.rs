@@ -55,6 +55,7 @@ pub(super) fn busy(rule: &str) -> Telemetry {
     telemetry.pods().contradicted("k8s.pod.uid");
     telemetry.watch_tasks(&crate::tasks::Scope::root("test"));
     telemetry.watch_tls("receiver/otlp", || TlsReading { failed_reloads: 2, not_after: Some(1) });
+    telemetry.kubernetes_watch("configmaps").up.set(1);
     telemetry
 }
 

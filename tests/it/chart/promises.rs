@@ -69,7 +69,7 @@ fn policies_are_mounted_as_a_directory() {
 }
 
 /// Whether the pods may ask the API server.
-fn is_watching(objects: &[Value]) -> bool {
+pub(super) fn is_watching(objects: &[Value]) -> bool {
     workload(objects)["spec"]["template"]["spec"]["automountServiceAccountToken"] == true
 }
 
@@ -127,45 +127,6 @@ fn who_wants_attributes_of_pods_may_read_pods_and_namespaces_and_watches_as_few_
         assert_eq!(node["valueFrom"]["fieldRef"]["fieldPath"], "spec.nodeName");
         let without = with(mode, &[on[0], "rbac.create=false"]).unwrap();
         assert!(!without.contains("kind: ClusterRole"));
-    }
-}
-
-#[test]
-fn nobody_gets_rights_unasked_and_every_pod_is_restricted() {
-    for rendered in all_rendered() {
-        let objects = &rendered.objects;
-        let knows_pods = rendered.manifests.contains("k8s_attributes:");
-        for kind in ["ClusterRole", "ClusterRoleBinding"] {
-            assert_eq!(
-                of_kind(objects, kind).len(),
-                usize::from(knows_pods),
-                "{kind} in {}",
-                rendered.name()
-            );
-        }
-        for kind in ["Role", "RoleBinding"] {
-            let allowed = usize::from(is_watching(objects));
-            assert!(of_kind(objects, kind).len() <= allowed, "{kind} in {}", rendered.name());
-        }
-        let asks = knows_pods || rendered.manifests.contains("config_map:");
-        assert_eq!(is_watching(objects), asks, "{}", rendered.name());
-        for pod in of_kind(objects, "Pod") {
-            assert_eq!(pod["spec"]["automountServiceAccountToken"], false);
-        }
-        let pods = of_kind(objects, "Pod").into_iter().map(|pod| &pod["spec"]);
-        for pod in pods.chain([&workload(objects)["spec"]["template"]["spec"]]) {
-            assert_eq!(pod["enableServiceLinks"], false);
-            let security = &pod["securityContext"];
-            assert_eq!(security["runAsNonRoot"], true);
-            assert_eq!(security["runAsUser"], 65532);
-            assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault");
-            let container = &pod["containers"][0];
-            let security = &container["securityContext"];
-            assert_eq!(security["readOnlyRootFilesystem"], true);
-            assert_eq!(security["allowPrivilegeEscalation"], false);
-            assert_eq!(security["capabilities"], json!({ "drop": ["ALL"] }));
-            assert!(container["resources"]["limits"]["memory"].is_string(), "{}", rendered.name());
-        }
     }
 }
 
