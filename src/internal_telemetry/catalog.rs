@@ -194,6 +194,14 @@ define! {
         "Requests by what proved their sender (mtls, jwt, service_account, api_key, anonymous) and outcome: accepted, invalid or unavailable.";
     TLS_RELOAD_FAILURES: Counter "tollgate_tls_reload_failures_total" "{reloads}" ["component"]
         "Certificates or keys that changed on disk and could not be used; the old ones stay.";
+    CPU_LIMIT: Gauge "tollgate_cpu_limit" "{cpu}" []
+        "CPUs the control group allows; absent without a quota.";
+    MEMORY_LIMIT: Gauge "tollgate_memory_limit_bytes" "By" []
+        "Memory the control group allows; without a limit, what the machine has.";
+    MEMORY_POOL: Gauge "tollgate_memory_pool_bytes" "By" ["pool"]
+        "What may take memory, and how much at most: program, tenants, queue/EXPORTER, requests; the sum is below the limit.";
+    REQUESTS_HELD: Gauge "tollgate_requests_held_bytes" "By" []
+        "What requests under way take of their pool now.";
     TASKS_ALIVE: Gauge "tollgate_tasks_alive" "{tasks}" []
         "Tasks alive now.";
     TASKS_ABORTED: Counter "tollgate_tasks_aborted_total" "{tasks}" []

@@ -49,6 +49,11 @@ pub(super) fn busy(rule: &str) -> Telemetry {
     telemetry.policies().loaded("7", "ab12", Duration::from_millis(3));
     telemetry.watch_tasks(&crate::tasks::Scope::root("test"));
     telemetry.watch_tls("receiver/otlp", || 2);
+    let groups = tempfile::tempdir().unwrap();
+    std::fs::write(groups.path().join("cgroup.controllers"), "").unwrap();
+    std::fs::write(groups.path().join("cpu.max"), "150000 100000").unwrap();
+    telemetry.watch_capacity(&crate::cgroup::Capacity::read(groups.path()));
+    telemetry.set_pools(vec![("requests".into(), 64 << 20)]);
     telemetry
 }
 

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::authentication::Verifiers;
+use crate::cgroup::Capacity;
 use crate::config::processor::{Batch, Processor as ProcessorConfig};
 use crate::config::{ComponentId, Config, PipelineId, Receiver, exporter, receiver};
 use crate::exporter::{Exporter, PrepareError};
@@ -82,7 +83,7 @@ pub enum GraphError {
 
 impl Graph {
     /// Connects the components; `directory` is where requests find the policies in force, `caps` what
-    /// sampling has spent under them.
+    /// sampling has spent under them, `capacity` what percentages of memory are percentages of.
     ///
     /// # Errors
     /// [`GraphError`]: the configuration must change.
@@ -90,10 +91,11 @@ impl Graph {
         config: &Config,
         telemetry: &Telemetry,
         (directory, caps): (&Arc<ArcSwap<Directory>>, &Arc<Caps>),
+        capacity: &Capacity,
     ) -> Result<Self, GraphError> {
         let board = directory.load().table().board().clone();
         let (exporters, limiters) = (HashMap::new(), HashMap::new());
-        let mut builder = Builder { config, telemetry, board, caps, exporters, limiters };
+        let mut builder = Builder { config, telemetry, board, caps, capacity, exporters, limiters };
         let mut pipelines: Vec<(&PipelineId, Arc<Pipeline>)> = Vec::new();
         for id in config.service.pipelines.keys() {
             pipelines.push((id, Arc::new(builder.pipeline(id)?)));
@@ -139,6 +141,7 @@ struct Builder<'a> {
     config: &'a Config,
     telemetry: &'a Telemetry,
     caps: &'a Arc<Caps>,
+    capacity: &'a Capacity,
     board: Arc<Board>,
     exporters: HashMap<ComponentId, Exporter>,
     limiters: HashMap<ComponentId, Arc<MemoryLimiter>>,
@@ -180,7 +183,7 @@ impl Builder<'_> {
             ProcessorConfig::Attributes(config) => Kind::Attributes(Attributes::items(config).into()),
             ProcessorConfig::MemoryLimiter(config) => {
                 let metrics = self.telemetry.memory_limiter(id.as_str());
-                let new = || Arc::new(MemoryLimiter::new(config, metrics));
+                let new = || Arc::new(MemoryLimiter::new(config, metrics, self.capacity));
                 Kind::MemoryLimiter(self.limiters.entry(id.clone()).or_insert_with(new).clone())
             }
         }))

@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use tokio::time::{Instant, Sleep};
 
+use super::budget::Charge;
 use super::grpc;
 
 /// Reserved at once for a body that comes in pieces, however large it was announced.
@@ -58,6 +59,8 @@ pub(super) enum Unread {
     Stalled,
     /// The deadline passed.
     Deadline,
+    /// There is no memory for it now.
+    NoMemory,
     /// The client went away or broke the protocol.
     Broken,
 }
@@ -66,7 +69,12 @@ pub(super) enum Unread {
 ///
 /// # Errors
 /// [`Unread`]; the rest of the body is not read.
-pub(super) async fn read<B>(body: &mut B, shape: Shape, bounds: &Bounds) -> Result<Bytes, Unread>
+pub(super) async fn read<B>(
+    body: &mut B,
+    shape: Shape,
+    bounds: &Bounds,
+    held: &mut Charge<'_>,
+) -> Result<Bytes, Unread>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -85,6 +93,9 @@ where
             Some(Ok(frame)) => {
                 // Trailers of requests mean nothing here.
                 let Ok(piece) = frame.into_data() else { continue };
+                if !held.take(piece.len() as u64) {
+                    return Err(Unread::NoMemory);
+                }
                 gathered.add(piece)?;
                 alarm.quiet = true;
             }

@@ -12,6 +12,7 @@
 
 mod answer;
 mod body;
+mod budget;
 mod connection;
 mod grpc;
 mod listen;
@@ -36,6 +37,7 @@ use listen::{Caps, Dealing, Listener};
 use service::{Intake, Service};
 use work::Ending;
 
+pub use budget::Budget;
 pub use listen::Address;
 pub use sockets::Sockets;
 
@@ -56,6 +58,8 @@ pub type Authenticate = Arc<dyn Fn(Credentials<'_>) -> Authentication + Send + S
 pub struct Hooks<G, A> {
     /// Asked who sends when only the headers are known; none: nobody needs to know.
     pub authenticate: Option<Authenticate>,
+    /// What bodies under way are charged to.
+    pub memory: Budget,
     /// Asked when only the headers are known, `Fn(&Arrival) -> Result<Pass, Refusal>`; must not wait.
     pub admit: G,
     /// Takes the request, `Fn(Request) -> Future<Output = Result<Accepted, Refusal>>`; dropped when the
@@ -277,7 +281,12 @@ impl Bound {
                 },
                 caps: Caps::new(&door.limits),
             };
-            let service = Service { intake: hooks.clone(), metrics: metrics.clone(), rules: door.requests };
+            let service = Service {
+                intake: hooks.clone(),
+                memory: hooks.memory.clone(),
+                metrics: metrics.clone(),
+                rules: door.requests,
+            };
             let port = Port {
                 service: Arc::new(service),
                 rules: door.connections,

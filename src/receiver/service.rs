@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::answer::Fault;
 use super::body::{self, Bounds, Shape, Unread};
+use super::budget::Budget;
 use super::grpc::{self, BadFrame};
 use super::reply::{self, Format, GRPC_ENCODINGS, Reply};
 use super::web::{self, Cors, Encodings};
@@ -60,6 +61,7 @@ pub(super) struct Peer {
 /// What every request of one listener has in common.
 pub(super) struct Service<I> {
     pub(super) intake: I,
+    pub(super) memory: Budget,
     pub(super) metrics: Metrics,
     pub(super) rules: Rules,
 }
@@ -227,11 +229,17 @@ where
             let mut plan = service.plan(dialect, &mut head)?;
             deadline = Some(plan.deadline);
             let (admitted, pass) = service.admit(&mut plan, &peer, &head.headers).await?;
-            let content = body::read(&mut body, plan.shape, &plan.bounds).await;
+            let mut held = service.memory.charge();
+            let content = body::read(&mut body, plan.shape, &plan.bounds, &mut held).await;
             let content = content.map_err(|unread| plan.fault(unread))?;
+            let content = service.rules.decode(&plan, content)?;
+            // The message, and what it is rewritten to.
+            if !held.take(2 * content.len() as u64) {
+                return Err(Refusal::no_memory().into());
+            }
             let request = crate::pipeline::Request {
                 signal: plan.signal,
-                body: service.rules.decode(&plan, content)?,
+                body: content,
                 headers: std::mem::take(&mut head.headers),
                 peer: peer.address,
                 admitted,
@@ -286,17 +294,19 @@ impl<I: Intake> Service<I> {
             _ => (Transport::Http, Shape::Plain(announced), &self.metrics.http),
         };
         let deadline = rules.deadline(now, transport, &head.headers)?;
-        if announced.is_some_and(|length| length > shape.most(rules.limit)) {
-            return Err(Fault::TooLarge { limit: rules.limit });
+        // A request that takes all the memory there is for requests would never get it.
+        let limit = rules.limit.min(bytes(self.memory.most() / 3));
+        if announced.is_some_and(|length| length > shape.most(limit)) {
+            return Err(Fault::TooLarge { limit });
+        }
+        if announced.is_some_and(|length| !self.memory.has_room(length)) {
+            return Err(Refusal::no_memory().into());
         }
         if rules.include_metadata {
             authority_as_host(head);
         }
-        let bounds = Bounds {
-            limit: rules.limit,
-            progress: rules.progress,
-            deadline: deadline.min(now + rules.read_timeout),
-        };
+        let bounds =
+            Bounds { limit, progress: rules.progress, deadline: deadline.min(now + rules.read_timeout) };
         Ok(Plan { signal, transport, format, codec, shape, announced, bounds, deadline, metrics })
     }
 
@@ -397,6 +407,7 @@ impl Plan<'_> {
             Unread::Trailing => BadFrame::Trailing.into(),
             Unread::Deadline if self.bounds.deadline == self.deadline => Refusal::DeadlineExceeded.into(),
             Unread::Deadline | Unread::Stalled => Fault::Stalled,
+            Unread::NoMemory => Refusal::no_memory().into(),
             Unread::Broken => Fault::Broken,
         }
     }

@@ -4,10 +4,12 @@
 //! network and disk was checked; when [`Collector::stop`] returns no task is alive and every accepted
 //! item is accounted for.
 
+mod capacity;
 mod effective;
 mod generation;
 mod in_force;
 mod leaks;
+mod pools;
 mod prepare;
 mod surfaces;
 
@@ -21,6 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::admin::Readiness;
+use crate::cgroup::Capacity;
 use crate::config::service;
 use crate::internal_telemetry::logging::Log;
 use crate::internal_telemetry::{LogFormat, OwnResource, Telemetry, Traces, logging, push};
@@ -29,6 +32,7 @@ use crate::receiver::Sockets;
 use crate::tasks::{Scope, Workers};
 use crate::yaml::Problems;
 
+use capacity::Following;
 use generation::{Generation, Retired};
 use in_force::Policies;
 pub use prepare::{Checked, Files, check};
@@ -45,6 +49,8 @@ pub struct Options {
     pub policies: Option<PathBuf>,
     /// Worker threads; `None`: what the cgroup's CPU quota and the affinity allow.
     pub workers: Option<usize>,
+    /// Where the control groups are mounted whose limits are followed.
+    pub cgroup_root: PathBuf,
     /// How log lines look.
     pub log_format: LogFormat,
     /// How long queues may drain.
@@ -53,7 +59,8 @@ pub struct Options {
 
 impl Options {
     fn files(&self) -> Files<'_> {
-        Files { config: &self.config, set: &self.set, policies: self.policies.as_deref() }
+        let memory = Capacity::read(&self.cgroup_root).memory();
+        Files { config: &self.config, set: &self.set, policies: self.policies.as_deref(), memory }
     }
 }
 
@@ -110,6 +117,7 @@ pub struct Collector {
     options: Options,
     scope: Scope,
     workers: Workers,
+    following: Following,
     telemetry: Telemetry,
     readiness: Readiness,
     policies: Policies,
@@ -148,7 +156,8 @@ impl Collector {
         for line in checked.warnings.lines() {
             tracing::warn!(name: "config.warning", "{line}");
         }
-        let count = options.workers.map_or_else(available_workers, |count| count.max(1));
+        let following = Following::new(&options.cgroup_root, options.workers, &telemetry);
+        let count = following.workers();
         let workers = Workers::start(count).context("no worker threads")?;
         telemetry.workers().set(count as i64);
         telemetry.watch_tasks(&scope);
@@ -164,10 +173,14 @@ impl Collector {
         for periodic in own.metrics.active_readers().iter().filter_map(|reader| reader.periodic.as_ref()) {
             push::start(&scope, &telemetry, periodic)?;
         }
-        let graph = checked.graph(&telemetry, policies.state()).map_err(|p| anyhow::anyhow!("{p}"))?;
+        let graph = checked.graph(&telemetry, policies.state(), following.capacity());
+        let graph = graph.map_err(|p| anyhow::anyhow!("{p}"))?;
+        following.size(checked.pools.clone(), &graph.exporters);
+        following.start(&scope, workers.team());
         let mut sockets = Sockets::default();
         sockets.begin();
-        let generation = Generation::start(graph, &scope, &workers, &mut sockets).await?;
+        let generation =
+            Generation::start(graph, &scope, (&workers, following.budget()), &mut sockets).await?;
         generation.show_tls(&telemetry);
         readiness.set_ready();
         let retired = Vec::new();
@@ -175,6 +188,7 @@ impl Collector {
             options,
             scope,
             workers,
+            following,
             telemetry,
             readiness,
             policies,
@@ -217,10 +231,18 @@ impl Collector {
         let (place, in_force) = self.policies.source();
         let checked = prepare::check_to_reload(self.options.files(), (place.as_ref(), &in_force))
             .map_err(|problems| anyhow::anyhow!("{}", problems.lines().join("\n")))?;
-        let graph =
-            checked.graph(&self.telemetry, self.policies.state()).map_err(|p| anyhow::anyhow!("{p}"))?;
+        let graph = checked.graph(&self.telemetry, self.policies.state(), self.following.capacity());
+        let graph = graph.map_err(|p| anyhow::anyhow!("{p}"))?;
+        let exporters = graph.exporters.clone();
         self.sockets.begin();
-        let next = match Generation::start(graph, &self.scope, &self.workers, &mut self.sockets).await {
+        let next = match Generation::start(
+            graph,
+            &self.scope,
+            (&self.workers, self.following.budget()),
+            &mut self.sockets,
+        )
+        .await
+        {
             Ok(next) => next,
             Err(error) => {
                 self.sockets.roll_back();
@@ -233,6 +255,7 @@ impl Collector {
             return Err(error);
         }
         self.sockets.commit();
+        self.following.size(checked.pools.clone(), &exporters);
         self.policies.switch(&checked, &self.scope).await;
         next.show_tls(&self.telemetry);
         self.follow(&checked.config.service.telemetry);
@@ -310,11 +333,6 @@ impl Collector {
         let all: Vec<String> = all.map(|(name, address)| format!("{name}={address}")).collect();
         all.join(" ")
     }
-}
-
-/// The CPUs this process may use: affinity and the cgroup's quota, at least one.
-fn available_workers() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn report(books: &Books, telemetry: &Telemetry, (scope, left): (&Scope, &str)) {

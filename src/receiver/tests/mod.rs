@@ -103,6 +103,7 @@ async fn start_with(config: Value, admit: Admit, accept: Accept) -> Server {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let noting = seen.clone();
     let hooks = Hooks {
+        memory: Budget::default(),
         authenticate: None,
         admit: move |arrival: &Arrival<'_>| admit(arrival).map(|()| crate::pipeline::Pass::default()),
         accept: move |request: Request| {
