@@ -109,7 +109,7 @@ async fn reset(binary: &Path) -> Figure {
     let mut took = Vec::new();
     for _ in 0..RESETS {
         let mut ready = requests.clone().ready().await.expect("an open connection");
-        let head = http2::export_head(tollgate.otlp, "acme");
+        let head = http2::export_head(tollgate.otlp, "acme", None);
         let (_response, mut stream) = ready.send_request(head, false).expect("an open connection");
         stream.send_data(body.clone(), true).expect("an open stream");
         assert!(!events.recv().await.expect("the sink lives"), "a request arrives first");

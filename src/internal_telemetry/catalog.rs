@@ -174,6 +174,10 @@ define! {
         "Items by deciding rule and decision: kept, sampled_out, rule_drop, shadow_kept or shadow_out.";
     SAMPLING_ADJUSTED: Counter "tollgate_sampling_adjusted_items_total" "{items}" ["tenant", "signal", "rule"]
         "What the kept items stand for: the sum of their adjusted counts.";
+    SAMPLING_PROBABILITY: Gauge "tollgate_sampling_probability" "1" ["tenant", "rule"]
+        "The probability with which a rule kept its last item, earlier samplers and budgets included; the lowest of all signals.";
+    SAMPLING_THRESHOLD: Gauge "tollgate_sampling_threshold" "1" ["rule", "key"]
+        "The threshold of a budget as a share of 2^56: what is left out. The highest 20; key is the tenant, or empty for a budget of all; the rule of kept_spans_per_second is _kept.";
     SAMPLING_INCONSISTENT: Counter "tollgate_sampling_inconsistent_threshold_total" "{items}" ["tenant"]
         "Items whose threshold contradicts their randomness; the threshold was removed.";
     SAMPLING_MISSING_RANDOMNESS: Counter "tollgate_sampling_missing_randomness_total" "{items}" ["tenant"]
@@ -190,6 +194,10 @@ define! {
         "How long the last reload of policies took, from reading the file to being in force.";
     POLICIES_RELOADS: Counter "tollgate_policies_reloads_total" "{reloads}" ["outcome"]
         "Reloads of policies by outcome: success or failure.";
+    KUBERNETES_WATCH_UP: Gauge "tollgate_kubernetes_watch_up" "1" ["resource"]
+        "1 while the API server tells what changes, 0 while what is known of the resource may be old.";
+    KUBERNETES_WATCH_FAILURES: Counter "tollgate_kubernetes_watch_failures_total" "{failures}" ["resource"]
+        "Lists and watches of the resource that failed or broke off.";
     AUTHENTICATIONS: Counter "tollgate_authentications_total" "{requests}" ["source", "outcome"]
         "Requests by what proved their sender (mtls, jwt, service_account, api_key, anonymous) and outcome: accepted, invalid or unavailable.";
     TLS_RELOAD_FAILURES: Counter "tollgate_tls_reload_failures_total" "{reloads}" ["component"]
@@ -202,6 +210,8 @@ define! {
         "What may take memory, and how much at most: program, tenants, queue/EXPORTER, requests; the sum is below the limit.";
     REQUESTS_HELD: Gauge "tollgate_requests_held_bytes" "By" []
         "What requests under way take of their pool now.";
+    TLS_NOT_AFTER: Gauge "tollgate_tls_not_after_seconds" "s" ["component"]
+        "When the certificate in use, or one of its chain, ends, in seconds since 1970; absent without one.";
     TASKS_ALIVE: Gauge "tollgate_tasks_alive" "{tasks}" []
         "Tasks alive now.";
     TASKS_ABORTED: Counter "tollgate_tasks_aborted_total" "{tasks}" []

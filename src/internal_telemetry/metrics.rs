@@ -160,6 +160,15 @@ pub struct ProcessorMetrics {
     pub outgoing: PerSignal<Counter>,
 }
 
+/// How the watch of a resource of the API server goes.
+#[derive(Debug, Clone, Default)]
+pub struct WatchMetrics {
+    /// 1 while the API server tells what changes.
+    pub up: Gauge,
+    /// Lists and watches that failed or broke off.
+    pub failures: Counter,
+}
+
 /// Of one memory limiter.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryLimiterMetrics {

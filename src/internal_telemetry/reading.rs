@@ -28,6 +28,10 @@ pub(super) fn read(inner: &Inner) -> Families {
     inner.sampling.read(&mut families);
     inner.policies.read(&mut families);
     inner.authentication.read(&mut families);
+    for (resource, metrics) in inner.watches.all() {
+        families.add(&catalog::KUBERNETES_WATCH_UP, &[resource], metrics.up.get());
+        families.add(&catalog::KUBERNETES_WATCH_FAILURES, &[resource], metrics.failures.get());
+    }
     program(inner, &mut families);
     families
 }
@@ -197,7 +201,11 @@ fn program(inner: &Inner, families: &mut Families) {
         }
     }
     for (component, tls) in inner.tls.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-        families.add(&catalog::TLS_RELOAD_FAILURES, &[component], tls.failed_reloads());
+        let reading = tls.read();
+        families.add(&catalog::TLS_RELOAD_FAILURES, &[component], reading.failed_reloads);
+        if let Some(seconds) = reading.not_after {
+            families.add(&catalog::TLS_NOT_AFTER, &[component], seconds);
+        }
     }
     let suppressed = inner.log_lines_suppressed.get().map_or(0, Counter::get);
     families.add(&catalog::LOG_LINES_SUPPRESSED, &[], suppressed);

@@ -13,7 +13,7 @@ use crate::authentication::{Authenticating, Credentials, Unproven, Verifiers};
 use crate::batch::Batch;
 use crate::internal_telemetry::AuthenticationMetrics;
 use crate::internal_telemetry::metrics::{Cancellations, Counter, ReceiverMetrics};
-use crate::otlp::{Draft, Edits, Index, Limits, Most, PerSignal};
+use crate::otlp::{Draft, Edits, Index, Limits, Malformed, Most, PerSignal};
 use crate::outcome::{RefusedReason, Trimmed};
 use crate::processor::{Stop, Work};
 use crate::tenant::{
@@ -161,6 +161,15 @@ impl Entrance {
         Limits { decoded_budget, ..*limits }
     }
 
+    /// Counts a request that was looked at no further than its tenant's limits let it in.
+    fn count_too_large(&self, malformed: &Malformed, request: &Request) {
+        if let Malformed::Budget { limit } = malformed
+            && request.pass.max_decoded() == Some(*limit)
+        {
+            request.pass.too_large();
+        }
+    }
+
     /// The synchronous part: bytes to batches, in every pipeline concerned.
     fn process(
         &self,
@@ -172,6 +181,7 @@ impl Entrance {
         SCRATCH.with_borrow_mut(|Scratch { index, edits }| {
             let body = index
                 .read(request.signal, &request.body, &self.limits(request))
+                .inspect_err(|malformed| self.count_too_large(malformed, request))
                 .map_err(Refusal::Malformed)?;
             let items = index.items();
             self.0.normalized[request.signal].add(index.normalized());

@@ -145,7 +145,7 @@ impl Fault {
 
 fn of_refusal(refusal: &Refusal) -> Verdict {
     match refusal {
-        Refusal::Malformed(Malformed::Budget { .. }) => {
+        Refusal::Malformed(Malformed::Budget { .. } | Malformed::TooDense) => {
             Verdict::malformed(Code::ResourceExhausted, StatusCode::PAYLOAD_TOO_LARGE)
         }
         Refusal::Malformed(_) => Verdict::malformed(Code::InvalidArgument, StatusCode::BAD_REQUEST),
@@ -253,6 +253,7 @@ mod tests {
             |refusal: Refusal, code, http, retry_after| check(refusal.into(), code, http, retry_after);
         refused(Malformed::Truncated.into(), Code::InvalidArgument, 400, None);
         refused(Malformed::Budget { limit: 1 }.into(), Code::ResourceExhausted, 413, None);
+        refused(Malformed::TooDense.into(), Code::ResourceExhausted, 413, None);
         refused(Refusal::NeverFits { exporter: exporter() }, Code::ResourceExhausted, 413, None);
         refused(Refusal::QueueFull { exporter: exporter(), retry_after }, Code::Unavailable, 503, SECOND);
         let exhausted = Code::ResourceExhausted;

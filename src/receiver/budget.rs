@@ -45,19 +45,19 @@ impl Budget {
     }
 
     /// For one request, which holds nothing yet.
-    pub(super) fn charge(&self) -> Charge<'_> {
-        Charge { budget: self, bytes: 0 }
+    pub(super) fn charge(&self) -> Charge {
+        Charge { budget: self.clone(), bytes: 0 }
     }
 }
 
 /// What one request holds; given back when it is dropped.
 #[derive(Debug)]
-pub(super) struct Charge<'a> {
-    budget: &'a Budget,
+pub(super) struct Charge {
+    budget: Budget,
     bytes: u64,
 }
 
-impl Charge<'_> {
+impl Charge {
     /// Holds so many bytes more; false if there are not so many.
     pub(super) fn take(&mut self, bytes: u64) -> bool {
         let shared = &*self.budget.0;
@@ -71,7 +71,7 @@ impl Charge<'_> {
     }
 }
 
-impl Drop for Charge<'_> {
+impl Drop for Charge {
     fn drop(&mut self) {
         if self.bytes > 0 {
             self.budget.0.held.fetch_sub(self.bytes, Ordering::Relaxed);

@@ -25,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::frames::FrameGuard;
 use super::service::{Intake, Peer, Service, respond};
 use super::stall::WriteGuard;
 use super::work::{Activity, Busy, Ending};
@@ -209,6 +210,8 @@ impl<I: Intake> Port<I> {
             respond(requests.clone(), Busy::new(counted.clone()), peer.clone(), request)
         });
         let builder = self.rules.builder(streams.clone());
+        let socket = FrameGuard::new(socket);
+        let flood = socket.flood();
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), service));
         let life = Life::new(&self.rules, activity);
         let mut alarm = std::pin::pin!(tokio::time::sleep_until(life.first_look()));
@@ -237,6 +240,12 @@ impl<I: Intake> Port<I> {
                         }
                     },
                 },
+                () = flood.seen() => {
+                    tracing::debug!(name: "connection.flooded", "too many frames that ask for nothing");
+                    phase = Phase::Leaving;
+                    connection.as_mut().graceful_shutdown();
+                    rearm(alarm.as_mut(), Some(LAST_WORDS));
+                }
                 () = draining.cancelled(), if !matches!(phase, Phase::Draining(_)) => {
                     phase = Phase::Draining(Instant::now());
                     connection.as_mut().graceful_shutdown();

@@ -14,6 +14,7 @@ mod answer;
 mod body;
 mod budget;
 mod connection;
+mod frames;
 mod grpc;
 mod listen;
 mod reply;
@@ -22,6 +23,7 @@ mod sockets;
 mod stall;
 #[cfg(test)]
 mod tests;
+mod waiting;
 mod web;
 mod work;
 
@@ -286,6 +288,7 @@ impl Bound {
                 memory: hooks.memory.clone(),
                 metrics: metrics.clone(),
                 rules: door.requests,
+                waiting: waiting::Waiting::default(),
             };
             let port = Port {
                 service: Arc::new(service),

@@ -17,10 +17,11 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use super::answer::Fault;
-use super::body::{self, Bounds, Shape, Unread};
+use super::body::{self, Bounds, Gathered, Shape, Unread};
 use super::budget::Budget;
 use super::grpc::{self, BadFrame};
 use super::reply::{self, Format, GRPC_ENCODINGS, Reply};
+use super::waiting::{Begun, Waiting};
 use super::web::{self, Cors, Encodings};
 use super::work::{Busy, unless_hurried};
 use super::{Arrival, Metrics};
@@ -64,6 +65,7 @@ pub(super) struct Service<I> {
     pub(super) memory: Budget,
     pub(super) metrics: Metrics,
     pub(super) rules: Rules,
+    pub(super) waiting: Waiting,
 }
 
 /// The configuration of one listener as far as requests are concerned.
@@ -192,6 +194,8 @@ struct Plan<'a> {
     shape: Shape,
     announced: Option<u64>,
     bounds: Bounds,
+    /// Whether the largest message is the tenant's, not the listener's.
+    is_bound_of_tenant: bool,
     deadline: Instant,
     metrics: &'a ReceiverMetrics,
 }
@@ -213,7 +217,7 @@ where
     I: Intake,
     B: Body<Data = Bytes> + Unpin,
 {
-    let (mut head, mut body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     async move {
         let service = &*service;
         let dialect = service.dialect(&head.headers);
@@ -228,18 +232,34 @@ where
         let working = async {
             let mut plan = service.plan(dialect, &mut head)?;
             deadline = Some(plan.deadline);
-            let (admitted, pass) = service.admit(&mut plan, &peer, &head.headers).await?;
-            let mut held = service.memory.charge();
-            let content = body::read(&mut body, plan.shape, &plan.bounds, &mut held).await;
-            let content = content.map_err(|unread| plan.fault(unread))?;
-            let content = service.rules.decode(&plan, content)?;
+            let mut begun = Begun { body, gathered: Gathered::new(plan.shape, service.memory.charge()) };
+            let certificate = peer.certificate.as_ref();
+            let admitted =
+                match service.intake.authenticate(Credentials { headers: &head.headers, certificate }) {
+                    None => None,
+                    Some(Authentication::Ready(admitted)) => Some(admitted?),
+                    Some(Authentication::Waiting(asked)) => {
+                        let times = (&plan.bounds, plan.deadline);
+                        let waiting = service.waiting.read(asked, begun, times, |unread| plan.fault(unread));
+                        let admitted;
+                        // Rare, and too large to be part of every request.
+                        (admitted, begun) = Box::pin(waiting).await?;
+                        Some(admitted)
+                    }
+                };
+            let pass = service.admit(&mut plan, &peer, &head.headers, admitted.as_ref())?;
+            let read = body::read(&mut begun.body, &mut begun.gathered, &plan.bounds).await;
+            let read = read.map_err(|unread| plan.fault(unread));
+            let (content, mut held) = begun.gathered.whole();
+            let body = read.and_then(|()| service.rules.decode(&plan, content));
+            let body = body.inspect_err(|fault| plan.count_too_large(fault, &pass))?;
             // The message, and what it is rewritten to.
-            if !held.take(2 * content.len() as u64) {
+            if !held.take(2 * body.len() as u64) {
                 return Err(Refusal::no_memory().into());
             }
             let request = crate::pipeline::Request {
                 signal: plan.signal,
-                body: content,
+                body,
                 headers: std::mem::take(&mut head.headers),
                 peer: peer.address,
                 admitted,
@@ -307,46 +327,39 @@ impl<I: Intake> Service<I> {
         }
         let bounds =
             Bounds { limit, progress: rules.progress, deadline: deadline.min(now + rules.read_timeout) };
-        Ok(Plan { signal, transport, format, codec, shape, announced, bounds, deadline, metrics })
+        Ok(Plan {
+            signal,
+            transport,
+            format,
+            codec,
+            shape,
+            announced,
+            bounds,
+            is_bound_of_tenant: false,
+            deadline,
+            metrics,
+        })
     }
 
-    /// Asks who sends, and for admission. Where somebody must be asked, the body waits meanwhile; that is
-    /// rare, and its deadline short.
-    async fn admit(
+    /// Asks for admission, and bounds the body by what its tenant may send.
+    fn admit(
         &self,
         plan: &mut Plan<'_>,
         peer: &Peer,
         headers: &HeaderMap,
-    ) -> Result<(Option<Admitted>, Pass), Fault> {
-        let certificate = peer.certificate.as_ref();
-        let admitted = match self.intake.authenticate(Credentials { headers, certificate }) {
-            None => None,
-            Some(Authentication::Ready(admitted)) => Some(admitted?),
-            Some(Authentication::Waiting(asked)) => {
-                match tokio::time::timeout_at(plan.deadline, asked).await {
-                    Ok(admitted) => Some(admitted?),
-                    Err(_elapsed) => return Err(Refusal::DeadlineExceeded.into()),
-                }
-            }
-        };
+        admitted: Option<&Admitted>,
+    ) -> Result<Pass, Fault> {
         let Plan { signal, transport, announced, .. } = *plan;
-        let (peer, admitted_as) = (peer.address, admitted.as_ref());
-        let pass = self.intake.admit(&Arrival {
-            signal,
-            transport,
-            headers,
-            announced,
-            peer,
-            admitted: admitted_as,
-        })?;
-        if let Some(most) = pass.max_bytes() {
-            plan.bounds.limit = plan.bounds.limit.min(bytes(most));
-            let limit = plan.bounds.limit;
+        let peer = peer.address;
+        let pass = self.intake.admit(&Arrival { signal, transport, headers, announced, peer, admitted })?;
+        if let Some(limit) = pass.max_bytes().map(bytes).filter(|most| *most < plan.bounds.limit) {
+            (plan.bounds.limit, plan.is_bound_of_tenant) = (limit, true);
             if announced.is_some_and(|length| length > plan.shape.most(limit)) {
+                pass.too_large();
                 return Err(Fault::TooLarge { limit });
             }
         }
-        Ok((admitted, pass))
+        Ok(pass)
     }
 
     fn answer(
@@ -401,6 +414,13 @@ impl Dialect<'_> {
 }
 
 impl Plan<'_> {
+    /// Counts a request that is larger than its tenant may send.
+    fn count_too_large(&self, fault: &Fault, pass: &Pass) {
+        if self.is_bound_of_tenant && matches!(fault, Fault::TooLarge { .. }) {
+            pass.too_large();
+        }
+    }
+
     fn fault(&self, unread: Unread) -> Fault {
         match unread {
             Unread::TooLarge => Fault::TooLarge { limit: self.bounds.limit },

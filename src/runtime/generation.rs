@@ -11,8 +11,8 @@ use tracing::Instrument;
 use crate::authentication::Credentials;
 use crate::config::ComponentId;
 use crate::exporter::Exporter;
-use crate::internal_telemetry::Telemetry;
 use crate::internal_telemetry::traces::request_span;
+use crate::internal_telemetry::{Telemetry, TlsReading};
 use crate::outcome::CancelReason;
 use crate::pipeline::{Accepted, Entrance, Graph, Refusal, Request, Transport};
 use crate::receiver::{Arrival, Bound, Budget, Hooks, Metrics, Receiver, Sockets};
@@ -79,12 +79,16 @@ impl Generation {
             for (transport, tls) in receiver.tls() {
                 let tls = tls.clone();
                 let component = format!("receiver/{id}/{}", transport.as_str());
-                telemetry.watch_tls(&component, move || tls.failed_reloads());
+                let read =
+                    move || TlsReading { failed_reloads: tls.failed_reloads(), not_after: tls.not_after() };
+                telemetry.watch_tls(&component, read);
             }
         }
         for exporter in &self.exporters {
             if let Some(tls) = exporter.tls() {
-                telemetry.watch_tls(&format!("exporter/{}", exporter.id()), move || tls.failed_reloads());
+                let read =
+                    move || TlsReading { failed_reloads: tls.failed_reloads(), not_after: tls.not_after() };
+                telemetry.watch_tls(&format!("exporter/{}", exporter.id()), read);
             }
         }
     }

@@ -27,6 +27,7 @@ use crate::cgroup::Capacity;
 use crate::config::service;
 use crate::internal_telemetry::logging::Log;
 use crate::internal_telemetry::{LogFormat, OwnResource, Telemetry, Traces, logging, push};
+use crate::kubernetes::{self, Client};
 use crate::outcome::{Books, CancelReason, DroppedReason};
 use crate::receiver::Sockets;
 use crate::tasks::{Scope, Workers};
@@ -173,6 +174,7 @@ impl Collector {
         for periodic in own.metrics.active_readers().iter().filter_map(|reader| reader.periodic.as_ref()) {
             push::start(&scope, &telemetry, periodic)?;
         }
+        policies.follow_api(client_of(&checked).await?);
         let graph = checked.graph(&telemetry, policies.state(), following.capacity());
         let graph = graph.map_err(|p| anyhow::anyhow!("{p}"))?;
         following.size(checked.pools.clone(), &graph.exporters);
@@ -234,6 +236,7 @@ impl Collector {
         let graph = checked.graph(&self.telemetry, self.policies.state(), self.following.capacity());
         let graph = graph.map_err(|p| anyhow::anyhow!("{p}"))?;
         let exporters = graph.exporters.clone();
+        let client = client_of(&checked).await?;
         self.sockets.begin();
         let next = match Generation::start(
             graph,
@@ -256,7 +259,7 @@ impl Collector {
         }
         self.sockets.commit();
         self.following.size(checked.pools.clone(), &exporters);
-        self.policies.switch(&checked, &self.scope).await;
+        self.policies.switch(&checked, client, &self.scope).await;
         next.show_tls(&self.telemetry);
         self.follow(&checked.config.service.telemetry);
         let old = std::mem::replace(&mut self.generation, next);
@@ -333,6 +336,13 @@ impl Collector {
         let all: Vec<String> = all.map(|(name, address)| format!("{name}={address}")).collect();
         all.join(" ")
     }
+}
+
+/// The client of the API server, if the configuration asks for one; without, nothing of it is started.
+async fn client_of(checked: &Checked) -> anyhow::Result<Option<Client>> {
+    let Some(keys) = &checked.config_map else { return Ok(None) };
+    let client = kubernetes::connect(&keys.access()).await.context("extensions.policies.config_map")?;
+    Ok(Some(client))
 }
 
 fn report(books: &Books, telemetry: &Telemetry, (scope, left): (&Scope, &str)) {

@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stderr,
+    clippy::print_stdout,
     clippy::disallowed_methods,
     clippy::let_underscore_must_use,
     reason = "tests fail by panicking and own their tasks for a few seconds"
@@ -16,7 +17,9 @@ mod capacity;
 mod chart;
 mod cli;
 mod clients;
+mod config_map;
 mod documents;
+mod edge;
 mod examples;
 mod fairness;
 mod gate;
@@ -24,6 +27,7 @@ mod harness;
 mod healthcheck;
 mod hostile;
 mod identity;
+mod image;
 mod layers;
 mod life;
 mod limits;
@@ -31,5 +35,6 @@ mod own_telemetry;
 mod processors;
 mod reload;
 mod sampling;
+mod supply_chain;
 mod tls;
 mod windows;

@@ -53,6 +53,12 @@ impl Start {
         self
     }
 
+    /// Names no policies file on the command line.
+    pub fn without_policies(mut self) -> Self {
+        self.policies = None;
+        self
+    }
+
     /// Adds a command line argument.
     pub fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
