@@ -165,7 +165,7 @@ fn follow(binary: &Path) -> Figure {
     let sink = SlowSink::start(Duration::ZERO);
     let config = collector_yaml(&exporter(sink.address, ""), None);
     let more = [OsString::from("--cgroup-root"), root.path().into()];
-    let tollgate = Tollgate::by(&[binary.into()], &config, &more);
+    let tollgate = Tollgate::by((&[binary.into()], &[]), &config, &more);
     let mut admin = tollgate.admin();
     let most = std::thread::available_parallelism().map_or(1, usize::from).min(2) as u64;
     let mut took = Vec::new();
@@ -205,7 +205,7 @@ async fn drain(binary: &Path, delay: Duration) -> f64 {
     let policies = policies(folder.path(), 0);
     let grace = OsString::from(format!("--shutdown-grace={}s", GRACE.as_secs()));
     let more = ["--policies".into(), policies.into(), grace];
-    let tollgate = Tollgate::by(&[binary.into()], &config, &more);
+    let tollgate = Tollgate::by((&[binary.into()], &[]), &config, &more);
     let tenant = Tenant::connect(tollgate.otlp, "acme", 10).await;
     let lanes: Vec<_> = (0..64)
         .map(|_| {
@@ -239,7 +239,7 @@ async fn overload(binary: &Path) -> Vec<Figure> {
     let policies = policies(folder.path(), 0);
     let mut more = vec!["--workers=1".into(), "--policies".into(), policies.into()];
     more.extend(group.arguments());
-    let tollgate = Tollgate::by(&group.command(binary), &config, &more);
+    let tollgate = Tollgate::by((&group.command(binary), &[]), &config, &more);
     let mut tenants = Vec::new();
     for n in 0..TENANTS {
         tenants.push(Tenant::connect(tollgate.otlp, &format!("tenant-{n}"), SPANS).await);

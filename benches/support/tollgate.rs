@@ -72,17 +72,32 @@ impl Tollgate {
 
     /// Starts one on one worker thread with a configuration that has a receiver `otlp` and the admin API.
     pub(crate) fn with_config(binary: &Path, config_text: &str, policies: &Path) -> Self {
-        Self::by(&[binary.into()], config_text, &["--workers=1".into(), "--policies".into(), policies.into()])
+        Self::with_environment(binary, config_text, policies, &[])
     }
 
-    /// Starts one by a command that ends in the program, with more arguments.
-    pub(crate) fn by(command: &[OsString], config_text: &str, more: &[OsString]) -> Self {
+    /// The same, with variables in its environment.
+    pub(crate) fn with_environment(
+        binary: &Path,
+        config_text: &str,
+        policies: &Path,
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let more = ["--workers=1".into(), "--policies".into(), policies.into()];
+        Self::by((&[binary.into()], environment), config_text, &more)
+    }
+
+    /// Starts one by a command that ends in the program, with variables in its environment and more arguments.
+    pub(crate) fn by(
+        (command, environment): (&[OsString], &[(&str, &str)]),
+        config_text: &str,
+        more: &[OsString],
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let config = folder.path().join("collector.yaml");
         std::fs::write(&config, config_text).expect("a writable temporary folder");
         let words = ["run", "--log-format=json", "--config"].map(OsString::from);
         let arguments = [&command[1..], &words, &[config.into()], more].concat();
-        let mut program = Program::guarded("tollgate", Path::new(&command[0]), &arguments);
+        let mut program = Program::guarded("tollgate", Path::new(&command[0]), &arguments, environment);
         let addresses = announced_addresses(&mut program);
         let address = |name: &str| match addresses.iter().find(|(known, _)| known == name) {
             Some((_, address)) => *address,

@@ -13,10 +13,11 @@ use crate::cgroup::Capacity;
 use crate::config::extensions::{ConfigMap, Policies as PoliciesExtension};
 use crate::config::{ComponentId, Config};
 use crate::internal_telemetry::Telemetry;
-use crate::pipeline::Graph;
+use crate::kubernetes::pods::Pods;
+use crate::pipeline::{Graph, Lasting};
 use crate::policies::watch::Place;
 use crate::policies::{self, InForce, Plan};
-use crate::sampling::{self, Caps};
+use crate::sampling;
 use crate::tenant::{Directory, Tenants};
 use crate::yaml::{Location, Problems, Source};
 
@@ -204,8 +205,9 @@ fn checked(
         Checked { config, config_name, policies, place, config_map, warnings: problems, bounds, pools };
     let telemetry = Telemetry::detached();
     let directory = Directory::new(checked.plan(), &checked.table(&telemetry));
-    let policies = (&Arc::new(ArcSwap::from_pointee(directory)), &Arc::default());
-    checked.graph(&telemetry, policies, &Capacity::unlimited())?;
+    let directory = Arc::new(ArcSwap::from_pointee(directory));
+    let pods = Pods::new(&telemetry);
+    checked.graph(&telemetry, &Lasting { directory, caps: Arc::default(), pods }, &Capacity::unlimited())?;
     Ok(checked)
 }
 
@@ -252,10 +254,10 @@ impl Checked {
     pub(super) fn graph(
         &self,
         telemetry: &Telemetry,
-        policies: (&Arc<ArcSwap<Directory>>, &Arc<Caps>),
+        lasting: &Lasting,
         capacity: &Capacity,
     ) -> Result<Graph, Problems> {
-        Graph::prepare(&self.config, telemetry, policies, capacity).map_err(|error| {
+        Graph::prepare(&self.config, telemetry, lasting, capacity).map_err(|error| {
             let mut problems = Problems::new();
             let place = Location::start_of(Arc::new(Source::new(self.config_name.clone(), "")));
             problems.error(&place, "", error.to_string(), None);
