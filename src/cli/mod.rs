@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cgroup;
 use crate::internal_telemetry::LogFormat;
 use crate::runtime::{self, Options};
 
@@ -74,6 +75,10 @@ struct RunArguments {
     /// Threads that carry requests. Default: what the CPU quota of the cgroup and the affinity allow.
     #[arg(long, value_name = "COUNT", env = "TOLLGATE_WORKERS", hide_env_values = true)]
     workers: Option<usize>,
+    /// Where the control groups are mounted whose CPU and memory limits are followed.
+    #[arg(long, value_name = "FOLDER", default_value = cgroup::ROOT, env = "TOLLGATE_CGROUP_ROOT",
+          hide_env_values = true)]
+    cgroup_root: PathBuf,
     /// How log lines look.
     #[arg(long, value_enum, default_value_t = LogFormat::Auto, env = "TOLLGATE_LOG_FORMAT", hide_env_values = true)]
     log_format: LogFormat,
@@ -90,6 +95,7 @@ impl From<RunArguments> for Options {
             set: typed.config.set,
             policies: typed.config.policies,
             workers: typed.workers,
+            cgroup_root: typed.cgroup_root,
             log_format: typed.log_format,
             shutdown_grace: typed.shutdown_grace,
         }
