@@ -1,0 +1,217 @@
+//! Reads a segment: by its index if it is sealed and intact, else record by record.
+//!
+//! Whatever the bytes are, this ends, takes memory in proportion to the largest record, and gives out
+//! nothing whose checksum fails.
+
+use std::collections::HashMap;
+use std::io;
+
+use super::format::{
+    BadHeader, Identity, KIND_NAME, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, SEGMENT_MAGIC, TRAILER,
+    Trailer, is_intact, padded,
+};
+use super::index::{Entry, Index};
+use super::storage::{StoredFile, read_full};
+
+/// What a segment holds.
+#[derive(Debug)]
+pub(super) struct Contents {
+    pub(super) identity: Identity,
+    pub(super) index: Index,
+    /// Behind the last record, in bytes from the start.
+    pub(super) end: u64,
+    /// Stretches between records that are none.
+    pub(super) damaged: u32,
+    /// Everything before this sequence number had been synced: what of it is missing was damaged.
+    pub(super) floor: u64,
+    pub(super) is_sealed: bool,
+    /// Its header was damaged; the identity comes from elsewhere.
+    pub(super) is_headless: bool,
+}
+
+impl Contents {
+    /// One past the last sequence number.
+    pub(super) fn next(&self) -> u64 {
+        self.identity.base + self.index.entries.last().map_or(0, |entry| u64::from(entry.ordinal) + 1)
+    }
+}
+
+/// Why a segment gives nothing.
+#[derive(Debug)]
+pub(super) enum Unreadable {
+    /// A newer build wrote it.
+    Newer(u32),
+    /// Without its identity no record of it can be checked.
+    Nothing,
+    /// The disk failed.
+    Disk,
+}
+
+impl From<io::Error> for Unreadable {
+    fn from(_: io::Error) -> Self {
+        Self::Disk
+    }
+}
+
+/// Reads the segment in `file`; `known` is its identity if another file says it.
+pub(super) fn read(file: &dyn StoredFile, known: Option<Identity>) -> Result<Contents, Unreadable> {
+    let len = file.size()?;
+    let mut header = [0; SEGMENT_HEADER];
+    let filled = read_full(file, &mut header, 0)?;
+    let own = match Identity::decode(&header[..filled], SEGMENT_MAGIC) {
+        Err(BadHeader::Newer(version)) => return Err(Unreadable::Newer(version)),
+        other => other.ok(),
+    };
+    let trailer = trailer(file, len)?.filter(|trailer| own.is_none_or(|own| own == trailer.identity));
+    let identity = own.or(trailer.map(|trailer| trailer.identity)).or(known).ok_or(Unreadable::Nothing)?;
+    let is_headless = own.is_none();
+    if let Some(trailer) = trailer
+        && let Some((index, end)) = sealed_index(file, len, &trailer)?
+    {
+        let floor = identity.base + index.entries.last().map_or(0, |entry| u64::from(entry.ordinal) + 1);
+        let damaged = trailer.damaged;
+        return Ok(Contents { identity, index, end, damaged, floor, is_sealed: true, is_headless });
+    }
+    let mut scan = Scan::new(file, len, identity);
+    scan.run()?;
+    let Scan { index, end, damaged, floor, .. } = scan;
+    Ok(Contents { identity, index, end, damaged, floor, is_sealed: false, is_headless })
+}
+
+fn trailer(file: &dyn StoredFile, len: u64) -> io::Result<Option<Trailer>> {
+    let Some(at) = len.checked_sub(TRAILER as u64) else { return Ok(None) };
+    let mut bytes = [0; TRAILER];
+    let filled = read_full(file, &mut bytes, at)?;
+    Ok(Trailer::decode(&bytes[..filled]))
+}
+
+/// The index of a sealed segment and where the records before it end; nothing if it is damaged.
+fn sealed_index(file: &dyn StoredFile, len: u64, trailer: &Trailer) -> io::Result<Option<(Index, u64)>> {
+    let behind = u64::from(trailer.index_len) + TRAILER as u64;
+    let Some(start) = len.checked_sub(behind).filter(|start| *start >= SEGMENT_HEADER as u64) else {
+        return Ok(None);
+    };
+    let mut bytes = vec![0; trailer.index_len as usize];
+    if read_full(file, &mut bytes, start)? < bytes.len() {
+        return Ok(None);
+    }
+    if crc32c::crc32c_append(trailer.identity.seed(), &bytes) != trailer.index_crc {
+        return Ok(None);
+    }
+    let fits = |entry: &Entry| {
+        entry.len as usize > RECORD_HEADER && u64::from(entry.offset) + u64::from(entry.len) <= start
+    };
+    let Some(index) = Index::decode(&bytes).filter(|index| index.entries.iter().all(fits)) else {
+        return Ok(None);
+    };
+    let is_ordered = index.entries.windows(2).all(|pair| pair[0].ordinal < pair[1].ordinal);
+    Ok(is_ordered.then_some((index, start)))
+}
+
+/// How many times the length of a file may be read for checksums that turn out wrong: hostile bytes could
+/// make every word look like the header of a large record.
+const MAX_VAIN: u64 = 8;
+
+struct Scan<'a> {
+    window: Window<'a>,
+    seed: u32,
+    base: u64,
+    index: Index,
+    end: u64,
+    damaged: u32,
+    floor: u64,
+    /// The sequence number the next record has, if none is missing.
+    next: u64,
+    /// Bytes that may still be read for nothing.
+    vain: u64,
+}
+
+impl<'a> Scan<'a> {
+    fn new(file: &'a dyn StoredFile, len: u64, identity: Identity) -> Self {
+        Self {
+            window: Window { file, len, bytes: Vec::new(), start: 0 },
+            seed: identity.seed(),
+            base: identity.base,
+            index: Index { entries: Vec::new(), names: HashMap::new() },
+            end: SEGMENT_HEADER as u64,
+            damaged: 0,
+            floor: identity.base,
+            next: identity.base,
+            vain: len.saturating_mul(MAX_VAIN),
+        }
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        let (mut at, mut is_lost) = (self.end, false);
+        while at + RECORD_HEADER as u64 <= self.window.len {
+            match self.record(at)? {
+                Some(len) => {
+                    self.damaged += u32::from(is_lost);
+                    is_lost = false;
+                    at += padded(len);
+                    self.end = at.min(self.window.len);
+                }
+                None if self.vain == 0 => break,
+                None => {
+                    is_lost = true;
+                    at += 8;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the record at `at` into the index; its length, or nothing if there is none.
+    fn record(&mut self, at: u64) -> io::Result<Option<u64>> {
+        let Some(header) = RecordHeader::decode(self.window.get(at, RECORD_HEADER)?) else { return Ok(None) };
+        let len = u64::from(header.len);
+        let most = self.window.len / RECORD_HEADER as u64;
+        let is_in_order = header.seq >= self.next && header.seq - self.next <= most;
+        if !is_in_order || at + len > self.window.len {
+            return Ok(None);
+        }
+        let bytes = self.window.get(at, header.len as usize)?;
+        if !is_intact(self.seed, bytes) {
+            self.vain = self.vain.saturating_sub(len);
+            return Ok(None);
+        }
+        if header.kind == KIND_NAME {
+            if let Ok(name) = std::str::from_utf8(&bytes[RECORD_HEADER..]) {
+                self.index.names.insert(header.tenant, name.into());
+            }
+        } else {
+            let Ok(offset) = u32::try_from(at) else { return Ok(None) };
+            self.index.entries.push(Entry::new(&header, self.base, offset));
+            self.next = header.seq + 1;
+        }
+        self.floor = self.floor.max(header.seq.saturating_sub(u64::from(header.back)));
+        Ok(Some(len))
+    }
+}
+
+/// How much is read at a time.
+const WINDOW: usize = 1 << 20;
+
+/// A part of the file in memory.
+struct Window<'a> {
+    file: &'a dyn StoredFile,
+    len: u64,
+    bytes: Vec<u8>,
+    start: u64,
+}
+
+impl Window<'_> {
+    /// `len` bytes at `at`, which lie within the file; fewer if the file got shorter.
+    fn get(&mut self, at: u64, len: usize) -> io::Result<&[u8]> {
+        let is_here = at >= self.start && at + len as u64 <= self.start + self.bytes.len() as u64;
+        if !is_here {
+            let size = (self.len - at).min(len.max(WINDOW) as u64) as usize;
+            self.bytes.resize(size, 0);
+            self.start = at;
+            let filled = read_full(self.file, &mut self.bytes, at)?;
+            self.bytes.truncate(filled);
+        }
+        let from = (at - self.start) as usize;
+        Ok(self.bytes.get(from..from + len).unwrap_or_default())
+    }
+}
