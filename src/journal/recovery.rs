@@ -37,12 +37,14 @@ pub(super) fn open(
     for (number, len, letters) in &survey.dead {
         engine.dead.add(*number, *len, *letters);
     }
+    for name in &survey.left_over {
+        drop(engine.shared.storage.remove(&engine.path(name)));
+    }
     let limits = limits(&survey);
     let mut waiting: Vec<Waiting> = Vec::new();
     let mut seen = HashMap::new();
     for (found, limit) in survey.found.into_iter().zip(limits) {
         engine.next = engine.next.max(found.base + 1);
-        engine.tail = engine.tail.max(limit.unwrap_or(0));
         match take(&mut engine, found, limit, &mut damage) {
             Some(contents) => {
                 let base = contents.identity.base;
@@ -111,7 +113,7 @@ fn missing(survey: &Survey) -> Damage {
     let (mut covers, mut start, mut end) = (Vec::new(), u64::MAX, 0);
     for found in &survey.found {
         let is_missing = matches!(found.contents, State::Gone) && !found.is_note();
-        damage.segments += u64::from(is_missing || matches!(found.contents, State::Lost | State::Unreadable));
+        damage.segments += u64::from(is_missing || matches!(found.contents, State::Lost));
         if let Some(follows) = found.follows() {
             covers.push(follows..found.base);
             start = start.min(follows);
@@ -127,10 +129,6 @@ fn missing(survey: &Survey) -> Damage {
             end = end.max(contents.floor);
             damage.stretches += u64::from(contents.damaged) + u64::from(contents.is_headless);
         }
-        if matches!(found.contents, State::Unreadable) {
-            // Not lost: the next start may read it.
-            covers.push(found.base..u64::MAX);
-        }
     }
     damage.records = if start < end { uncovered(start..end, covers) } else { 0 };
     damage
@@ -140,7 +138,6 @@ fn missing(survey: &Survey) -> Damage {
 fn take(engine: &mut Engine, found: Found, limit: Option<u64>, damage: &mut Damage) -> Option<Contents> {
     let (base, len) = (found.base, found.len.unwrap_or(0));
     match found.contents {
-        State::Unreadable => None,
         State::Lost => {
             let path = engine.path(&segment_name(base));
             if len > SEGMENT_HEADER as u64 {
@@ -188,6 +185,7 @@ fn take(engine: &mut Engine, found: Found, limit: Option<u64>, damage: &mut Dama
             }
             segment.fresh.clear();
             segment.count = segment.count.max(u32::try_from(limit.saturating_sub(base)).unwrap_or(u32::MAX));
+            engine.tail = engine.tail.max(segment.next());
             lock(&engine.shared.table).seeds.insert(base, contents.identity.seed());
             engine.segments.insert(base, segment);
             Some(contents)

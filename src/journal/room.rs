@@ -21,7 +21,8 @@ const MAX_SET_ASIDE: usize = 4;
 /// The folder they are kept in.
 pub(super) const DAMAGED: &str = "damaged";
 
-const NEW_ENDS: &str = "ends.new";
+/// The ending of files that are to replace others; of a crash, they are left over.
+pub(super) const NEW: &str = ".new";
 
 impl Engine {
     /// Makes every end durable.
@@ -75,9 +76,10 @@ impl Engine {
     fn rewrite_ends(&mut self, base: u64) -> io::Result<()> {
         let shared = self.shared.clone();
         let storage = &*shared.storage;
-        let (from, to) = (self.path(NEW_ENDS), self.path(&ends_name(base)));
+        // A name nothing was ever written to, whatever became of the last try.
+        let from = self.path(&format!("{:032x}{NEW}", u128::from_le_bytes(storage.unique())));
+        let to = self.path(&ends_name(base));
         let Some(segment) = self.segments.get_mut(&base) else { return Ok(()) };
-        drop(storage.remove(&from));
         let written = EndsFile::create(storage, &from, segment.identity, &segment.ended())?;
         storage.rename(&from, &to)?;
         storage.sync_dir(&shared.dir)?;

@@ -1,5 +1,9 @@
 //! Tests of the journal: on the real disk here, on simulated ones in the modules below.
 
+mod disk;
+mod life;
+mod power;
+
 use std::time::Duration;
 
 use bytes::Bytes;
