@@ -24,6 +24,8 @@ pub(super) struct Contents {
     pub(super) damaged: u32,
     /// Everything before this sequence number had been synced: what of it is missing was damaged.
     pub(super) floor: u64,
+    /// The first entry behind one that is missing and was never acknowledged, unlike, perhaps, this one.
+    pub(super) gap: Option<usize>,
     pub(super) is_sealed: bool,
     /// Its header was damaged; the identity comes from elsewhere.
     pub(super) is_headless: bool,
@@ -65,12 +67,22 @@ pub(super) fn read(file: &dyn StoredFile, known: Option<Identity>) -> Result<Con
     {
         let floor = identity.base + index.entries.last().map_or(0, |entry| u64::from(entry.ordinal) + 1);
         let damaged = trailer.damaged;
-        return Ok(Contents { identity, index, end, damaged, floor, is_sealed: true, is_headless });
+        return Ok(Contents {
+            identity,
+            index,
+            end,
+            damaged,
+            floor,
+            gap: None,
+            is_sealed: true,
+            is_headless,
+        });
     }
     let mut scan = Scan::new(file, len, identity);
     scan.run();
+    let gap = scan.look_at_the_last_write();
     let Scan { index, end, damaged, floor, .. } = scan;
-    Ok(Contents { identity, index, end, damaged, floor, is_sealed: false, is_headless })
+    Ok(Contents { identity, index, end, damaged, floor, gap, is_sealed: false, is_headless })
 }
 
 fn trailer(file: &dyn StoredFile, len: u64) -> Option<Trailer> {
@@ -148,6 +160,23 @@ impl<'a> Scan<'a> {
                 }
             }
         }
+    }
+
+    /// Leaves out records of the last write whose names are missing: a power loss tore it, or nobody could say
+    /// whose they are. Finds the first record of the last write that is behind a missing one.
+    fn look_at_the_last_write(&mut self) -> Option<usize> {
+        let (base, floor) = (self.base, self.floor);
+        let is_synced = |entry: &Entry| base + u64::from(entry.ordinal) < floor;
+        let Index { entries, names } = &mut self.index;
+        let named = |number: u32| number == 0 || names.contains_key(&number);
+        let has_names = |entry: &Entry| {
+            names.contains_key(&entry.tenant) && named(entry.principal) && named(entry.revision)
+        };
+        entries.retain(|entry| is_synced(entry) || has_names(entry));
+        let synced = entries.iter().take_while(|entry| is_synced(entry)).count();
+        let behind = entries[synced..].iter().zip(floor..);
+        let gap = behind.take_while(|(entry, seq)| base + u64::from(entry.ordinal) == *seq).count() + synced;
+        (gap < entries.len()).then_some(gap)
     }
 
     /// Takes the record at `at` into the index; its length, or nothing if there is none.

@@ -45,9 +45,10 @@ impl Found {
         self.contents().map(|contents| contents.identity.follows).or(of_ends)
     }
 
-    /// It was removed when it was done with.
-    pub(super) fn is_note(&self) -> bool {
-        self.note().is_some() && matches!(self.contents, State::Gone)
+    /// It should be there and is not. Of one whose ends cannot be read either nobody knows: most likely it
+    /// was removed when it was done with.
+    pub(super) fn is_missing(&self) -> bool {
+        self.ends.is_some() && self.note().is_none() && matches!(self.contents, State::Gone)
     }
 
     pub(super) fn note(&self) -> Option<&Range<u64>> {

@@ -1,7 +1,9 @@
 //! Tests of the journal: on the real disk here, on simulated ones in the modules below.
 
+mod damage;
 mod disk;
 mod life;
+mod memory;
 mod power;
 
 use std::time::Duration;
