@@ -215,7 +215,7 @@ fn note_absence(engine: &mut Engine, ends: Option<super::ends::Ends>, limit: Opt
     if ends.note.is_none() {
         let noted = engine.shared.storage.open(&path).and_then(|file| {
             let mut file = EndsFile::resume(file, ends.identity, ends.len);
-            file.append_note(&covers).and_then(|()| file.sync())
+            file.note(&covers)
         });
         engine.note(noted);
     }

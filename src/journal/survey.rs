@@ -50,10 +50,6 @@ impl Found {
     pub(super) fn is_missing(&self) -> bool {
         self.ends.is_some() && self.note().is_none() && matches!(self.contents, State::Gone)
     }
-
-    pub(super) fn note(&self) -> Option<&Range<u64>> {
-        self.ends.as_ref().and_then(|ends| ends.note.as_ref())
-    }
 }
 
 /// Everything in the directory, in the order of the sequence numbers.
