@@ -5,11 +5,12 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Batch, SendFailure};
 use crate::internal_telemetry::metrics::{ExporterMetrics, Gauge};
 use crate::otlp::status::ExportResponse;
-use crate::outcome::DroppedReason;
+use crate::outcome::{DroppedReason, RefusedReason};
 use crate::queue::{Lease, Queue};
 
 use super::Plan;
@@ -57,42 +58,65 @@ impl<D: Destination> Consumer<D> {
         Self { shared, destination }
     }
 
-    /// Works until the queue is closed and empty.
-    pub(super) async fn run(self) {
-        while let Some(lease) = self.shared.queue.lease().await {
+    /// Works until the queue is closed and empty, or until `moved` says that others do.
+    pub(super) async fn run(self, moved: CancellationToken) {
+        while let Some(Some(lease)) = moved.run_until_cancelled(self.shared.queue.lease()).await {
             self.deliver(lease).await;
         }
     }
 
     async fn deliver(&self, lease: Lease) {
         let shared = &*self.shared;
+        let until = awaited_until(&lease);
+        let sending = self.send(&lease, until);
+        // Without a queue the sender is the only owner, and work stops when he goes.
+        let abandoned = lease.batches().next().and_then(Batch::abandoned).filter(|_| shared.plan.is_direct);
+        let ended = match abandoned.cloned() {
+            None => Some(sending.await),
+            Some(abandoned) => abandoned.run_until_cancelled(sending).await,
+        };
+        let is_late = || until.is_some_and(|until| until <= Instant::now());
+        match ended {
+            Some(Ok(response)) => shared.sent(lease, &response),
+            Some(Err((failure, reason))) => {
+                let awaited = if is_late() { RefusedReason::Deadline } else { RefusedReason::Destination };
+                shared.failed(lease, (reason, awaited), failure);
+            }
+            None => {
+                let reason = if is_late() { RefusedReason::Deadline } else { RefusedReason::Cancelled };
+                lease.end().into_iter().for_each(|batch| batch.refused(reason));
+            }
+        }
+    }
+
+    /// Tries until it succeeds or there is no point in trying again; then says why, and what the loss of
+    /// data that nobody waits for is counted as.
+    async fn send(
+        &self,
+        lease: &Lease,
+        until: Option<Instant>,
+    ) -> Result<ExportResponse, (SendFailure, DroppedReason)> {
+        let shared = &*self.shared;
         if lease.size().bytes > shared.plan.max_request_bytes {
             let message = format!("larger than max_request_size ({} bytes)", lease.size().bytes);
             let failure = SendFailure { code: RESOURCE_EXHAUSTED, message, retry_after: None };
-            return shared.failed(lease, DroppedReason::Permanent, failure);
+            return Err((failure, DroppedReason::Permanent));
         }
-        let until = awaited_until(&lease);
         let mut backoff = Backoff::new(&shared.plan.retry, Instant::now());
         loop {
-            let (failure, reason) = match self.attempt(&lease, until).await {
-                Ok(response) => return shared.sent(lease, &response),
-                Err(SendError::Permanent(failure)) => (failure, DroppedReason::Permanent),
-                Err(SendError::Retryable(failure)) => {
-                    let now = Instant::now();
-                    let wait = backoff.next(now, failure.retry_after, fastrand::f64());
-                    // After the last sender gave up waiting nobody learns of a success.
-                    match wait.filter(|wait| until.is_none_or(|until| now + *wait < until)) {
-                        Some(wait) => {
-                            shared.tell_retry(&failure, wait);
-                            tokio::time::sleep(wait).await;
-                            shared.metrics.retries.add(1);
-                            continue;
-                        }
-                        None => (failure, DroppedReason::RetriesExhausted),
-                    }
-                }
+            let failure = match self.attempt(lease, until).await {
+                Ok(response) => return Ok(response),
+                Err(SendError::Permanent(failure)) => return Err((failure, DroppedReason::Permanent)),
+                Err(SendError::Retryable(failure)) => failure,
             };
-            return shared.failed(lease, reason, failure);
+            let now = Instant::now();
+            let wait = backoff.next(now, failure.retry_after, fastrand::f64());
+            // After the last sender gave up waiting nobody learns of a success.
+            let wait = wait.filter(|wait| until.is_none_or(|until| now + *wait < until));
+            let Some(wait) = wait else { return Err((failure, DroppedReason::RetriesExhausted)) };
+            shared.tell_retry(&failure, wait);
+            tokio::time::sleep(wait).await;
+            shared.metrics.retries.add(1);
         }
     }
 
@@ -158,7 +182,7 @@ impl Shared {
     }
 
     /// It is given up: lost, or refused where the sender waits to be told.
-    fn failed(&self, lease: Lease, reason: DroppedReason, failure: SendFailure) {
+    fn failed(&self, lease: Lease, (reason, awaited): (DroppedReason, RefusedReason), failure: SendFailure) {
         let (signal, items) = (lease.signal(), lease.size().items);
         self.metrics.send_failed[signal].add(items);
         if let Some(untold) = self.failures.due() {
@@ -169,7 +193,7 @@ impl Shared {
         }
         for batch in lease.end() {
             match batch.is_awaited() {
-                true => batch.refused_by_destination(failure.clone()),
+                true => batch.refused_after(failure.clone(), awaited),
                 false => batch.dropped(reason),
             }
         }

@@ -14,6 +14,7 @@ mod answer;
 mod body;
 mod connect;
 mod consumer;
+mod crew;
 mod debug;
 mod destination;
 mod file;
@@ -27,6 +28,7 @@ mod share;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -36,12 +38,12 @@ use tokio::time::Instant;
 use crate::batch::SendFailure;
 use crate::config::exporter::{self as config, BadEndpoint, Batching, RetryOnFailure, SendingQueue};
 use crate::internal_telemetry::metrics::ExporterMetrics;
-use crate::outcome::DroppedReason;
+use crate::outcome::{DroppedReason, RefusedReason};
 use crate::queue::{Bounds, Queue, Wanted};
-use crate::tasks::{Scope, Workers};
+use crate::tasks::{Scope, Worker, Workers};
 use crate::tls::{ClientTls, TlsError};
 
-use consumer::Consumer;
+use crew::Crew;
 use destination::Destination;
 
 /// Merged without waiting: at 600 B a span, requests of about 1,700 spans; larger ones cost more per span.
@@ -71,8 +73,8 @@ struct Prepared {
 /// What sends, not yet connected.
 #[derive(Debug)]
 enum Kind {
-    OtlpGrpc(Box<otlp_grpc::Settings>),
-    OtlpHttp(Box<otlp_http::Settings>),
+    OtlpGrpc(Arc<otlp_grpc::Settings>),
+    OtlpHttp(Arc<otlp_http::Settings>),
     Debug(config::Debug),
     Nop,
     File(config::File),
@@ -86,11 +88,15 @@ struct Plan {
     max_request_bytes: u64,
     retry: RetryOnFailure,
     awaits_results: bool,
+    /// There is no queue: what is leased belongs to its sender still, and is given up with him.
+    is_direct: bool,
     blocks_on_overflow: bool,
 }
 
 #[derive(Debug)]
 struct Running {
+    /// Owns the task that deals consumers to workers.
+    dealing: Scope,
     consumers: Scope,
     connections: Scope,
     tls: Option<ClientTls>,
@@ -146,8 +152,8 @@ impl Exporter {
         metrics: ExporterMetrics,
     ) -> Result<Self, PrepareError> {
         let kind = match config {
-            config::Exporter::OtlpGrpc(config) => Kind::OtlpGrpc(Box::new(otlp_grpc::Settings::new(config)?)),
-            config::Exporter::OtlpHttp(config) => Kind::OtlpHttp(Box::new(otlp_http::Settings::new(config)?)),
+            config::Exporter::OtlpGrpc(config) => Kind::OtlpGrpc(Arc::new(otlp_grpc::Settings::new(config)?)),
+            config::Exporter::OtlpHttp(config) => Kind::OtlpHttp(Arc::new(otlp_http::Settings::new(config)?)),
             config::Exporter::Debug(config) => Kind::Debug(config.clone()),
             config::Exporter::Nop(_) => Kind::Nop,
             config::Exporter::File(config) => Kind::File(config.clone()),
@@ -193,31 +199,34 @@ impl Exporter {
     pub fn start(&self, scope: &Scope, workers: &Workers) -> Result<(), StartError> {
         let scope = scope.child(&self.0.id);
         let mut running = Running {
+            dealing: scope.child("dealing"),
             consumers: scope.child("consumers"),
             connections: scope.child("connections"),
             tls: None,
             finished: None,
         };
         // Tasks that belong to no worker's connections run on the first.
-        let _runtime = workers.all().first().map(|worker| worker.handle().enter());
+        let first = workers.team().least_loaded();
+        let _runtime = first.as_ref().map(|worker| worker.handle().enter());
         let exporter = || self.0.id.to_string();
-        let on = |worker: &crate::tasks::Worker| pool::Place::new(&running.connections, worker.handle());
+        let (connections, stalls) = (running.connections.clone(), self.0.metrics.stalls.clone());
+        let on = move |worker: &Worker| pool::Place::new(&connections, worker.handle(), &stalls);
         match &self.0.kind {
             Kind::OtlpGrpc(settings) => {
                 let tls = settings.load_tls(&running.connections);
-                let tls = tls.map_err(|error| StartError::Tls { exporter: exporter(), error })?;
-                self.consume(&running, workers, |worker| settings.connect(tls.as_ref(), &on(worker)));
-                running.tls = tls;
+                running.tls = tls.map_err(|error| StartError::Tls { exporter: exporter(), error })?;
+                let (settings, tls) = (settings.clone(), running.tls.clone());
+                self.consume(&running, workers, move |worker| settings.connect(tls.as_ref(), &on(worker)));
             }
             Kind::OtlpHttp(settings) => {
                 let tls = settings.load_tls(&running.connections);
-                let tls = tls.map_err(|error| StartError::Tls { exporter: exporter(), error })?;
-                self.consume(&running, workers, |worker| settings.connect(tls.as_ref(), &on(worker)));
-                running.tls = tls;
+                running.tls = tls.map_err(|error| StartError::Tls { exporter: exporter(), error })?;
+                let (settings, tls) = (settings.clone(), running.tls.clone());
+                self.consume(&running, workers, move |worker| settings.connect(tls.as_ref(), &on(worker)));
             }
             Kind::Debug(config) => {
                 let log = Arc::new(debug::Log::new(&self.0.id, config));
-                self.consume(&running, workers, |_| log.clone());
+                self.consume(&running, workers, move |_| log.clone());
             }
             Kind::Nop => self.consume(&running, workers, |_| Arc::new(nop::Nowhere)),
             Kind::File(config) => {
@@ -225,7 +234,7 @@ impl Exporter {
                 let (writer, finished) =
                     opened.map_err(|error| StartError::File { exporter: exporter(), error })?;
                 let writer = Arc::new(writer);
-                self.consume(&running, workers, |_| writer.clone());
+                self.consume(&running, workers, move |_| writer.clone());
                 running.finished = Some(finished);
             }
         }
@@ -237,21 +246,18 @@ impl Exporter {
         &self,
         running: &Running,
         workers: &Workers,
-        connect: impl Fn(&crate::tasks::Worker) -> Arc<D>,
+        connect: impl Fn(&Worker) -> Arc<D> + Send + 'static,
     ) {
-        let shared =
-            Arc::new(consumer::Shared::new(&self.0.id, &self.0.queue, &self.0.plan, &self.0.metrics));
-        let all = workers.all();
-        let used = &all[..all.len().min(self.0.plan.consumers)];
-        let destinations: Vec<Arc<D>> = used.iter().map(connect).collect();
-        for i in 0..self.0.plan.consumers {
-            let (worker, destination) = (&used[i % used.len()], &destinations[i % used.len()]);
-            let consumer = Consumer::new(shared.clone(), destination.clone());
-            let token = running.consumers.token().clone();
-            running.consumers.spawn_on(worker.handle(), "consumer", async move {
-                token.run_until_cancelled(consumer.run()).await;
-            });
-        }
+        let shared = consumer::Shared::new(&self.0.id, &self.0.queue, &self.0.plan, &self.0.metrics);
+        let crew = Crew {
+            shared: Arc::new(shared),
+            consumers: self.0.plan.consumers,
+            scope: running.consumers.clone(),
+            team: workers.team().clone(),
+            connect,
+            destinations: BTreeMap::new(),
+        };
+        crew.start(&running.dealing);
     }
 
     /// Sends what waits until `deadline`, stops everything, and drops what is left; returns how many items
@@ -261,8 +267,10 @@ impl Exporter {
     /// May be called again.
     pub async fn drain(&self, deadline: Instant) -> u64 {
         self.0.queue.close();
-        let scopes = self.running().as_ref().map(|r| (r.consumers.clone(), r.connections.clone()));
-        if let Some((consumers, connections)) = scopes {
+        let scopes = |r: &Running| (r.dealing.clone(), r.consumers.clone(), r.connections.clone());
+        let scopes = self.running().as_ref().map(scopes);
+        if let Some((dealing, consumers, connections)) = scopes {
+            dealing.close(Instant::now() + GRACE).await;
             // Whether all ended in time makes no difference to what follows.
             consumers.finished(deadline).await;
             consumers.close(Instant::now() + GRACE).await;
@@ -282,11 +290,11 @@ impl Exporter {
             items += batch.items();
             self.0.metrics.send_failed[batch.signal()].add(batch.items());
             match batch.is_awaited() {
-                true => batch.refused_by_destination(SendFailure {
-                    code: answer::UNAVAILABLE,
-                    message: "the collector is shutting down".into(),
-                    retry_after: None,
-                }),
+                true => {
+                    let message = "the collector is shutting down".into();
+                    let failure = SendFailure { code: answer::UNAVAILABLE, message, retry_after: None };
+                    batch.refused_after(failure, RefusedReason::Shutdown);
+                }
                 false => batch.dropped(DroppedReason::Shutdown),
             }
         }
@@ -331,6 +339,7 @@ fn plan(config: &config::Exporter) -> (Plan, Bounds, Wanted) {
         max_request_bytes: max_request_size.0,
         retry: retry.clone(),
         awaits_results: !queue.enabled || queue.wait_for_result,
+        is_direct: !queue.enabled,
         blocks_on_overflow: queue.enabled && queue.block_on_overflow,
     };
     let capacity = if queue.enabled { queue.queue_size } else { u64::MAX };

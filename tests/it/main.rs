@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stderr,
+    clippy::print_stdout,
     clippy::disallowed_methods,
     clippy::let_underscore_must_use,
     reason = "tests fail by panicking and own their tasks for a few seconds"
@@ -11,10 +12,13 @@
 
 mod backpressure;
 mod batching;
+mod cancellation;
 mod chart;
 mod cli;
 mod clients;
+mod config_map;
 mod documents;
+mod edge;
 mod examples;
 mod fairness;
 mod gate;
@@ -22,6 +26,7 @@ mod harness;
 mod healthcheck;
 mod hostile;
 mod identity;
+mod image;
 mod layers;
 mod life;
 mod limits;
@@ -29,4 +34,6 @@ mod own_telemetry;
 mod processors;
 mod reload;
 mod sampling;
+mod supply_chain;
 mod tls;
+mod windows;
