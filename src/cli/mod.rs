@@ -6,6 +6,7 @@
 mod demo;
 mod demo_load;
 mod healthcheck;
+mod queue;
 mod validate;
 
 use std::path::PathBuf;
@@ -41,6 +42,8 @@ enum Command {
     Components,
     /// Ask a health URL; exit code 0 if it answers that all is well, else 1.
     Healthcheck(healthcheck::Arguments),
+    /// Look at a durable queue on disk.
+    Queue(queue::Arguments),
 }
 
 #[derive(Debug, Args)]
@@ -103,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Schema(schema) => print_schema(&schema),
         Command::Components => print_components(),
         Command::Healthcheck(healthcheck) => healthcheck::run(&healthcheck),
+        Command::Queue(queue) => queue::run(&queue),
     }
 }
 

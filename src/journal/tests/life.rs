@@ -125,6 +125,19 @@ impl Life {
         }
     }
 
+    pub(super) fn usage(&self) -> Usage {
+        self.journal.as_ref().unwrap().0.usage()
+    }
+
+    pub(super) fn fail_next_syncs(&self, count: u64) {
+        self.disk.fail_next_syncs(count);
+    }
+
+    pub(super) fn set_capacity(&mut self, capacity: u64) {
+        self.faults.capacity = Some(capacity);
+        self.disk.set_faults(self.faults);
+    }
+
     fn reopen(&mut self) -> Result<(), String> {
         self.journal = None;
         match self.disk.has_power() {
