@@ -49,6 +49,8 @@ pub(super) enum Caller {
     Left,
 }
 
+type Answer = oneshot::Receiver<Result<Placed, AppendError>>;
+
 /// What was sent and not acknowledged may come back, what has ended and is not durable may come back, what
 /// was acknowledged must.
 #[derive(Debug, Default)]
@@ -170,7 +172,7 @@ impl Life {
 
     fn append(&mut self, appends: &[(Vec<usize>, Caller)]) {
         let Some((journal, _)) = &self.journal else { return };
-        let mut answers: Vec<(Vec<u64>, oneshot::Receiver<Result<Placed, AppendError>>)> = Vec::new();
+        let mut answers: Vec<(Vec<u64>, Answer)> = Vec::new();
         for (lens, caller) in appends {
             let numbers: Vec<u64> = (self.next..).take(lens.len()).collect();
             self.next += lens.len() as u64;
