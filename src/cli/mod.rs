@@ -7,6 +7,7 @@ mod demo;
 mod demo_load;
 mod healthcheck;
 mod queue;
+mod status;
 mod validate;
 
 use std::path::PathBuf;
@@ -40,6 +41,8 @@ enum Command {
     Schema(SchemaArguments),
     /// List the components of this build.
     Components,
+    /// Tell how a collector does, or with --fleet every pod: policies, queues, exporters; exit code 1 if not well.
+    Status(status::Arguments),
     /// Ask a health URL; exit code 0 if it answers that all is well, else 1.
     Healthcheck(healthcheck::Arguments),
     /// Look at a durable queue on disk.
@@ -105,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::Validate(validate) => validate::run(&validate),
         Command::Schema(schema) => print_schema(&schema),
         Command::Components => print_components(),
+        Command::Status(status) => status::run(&status),
         Command::Healthcheck(healthcheck) => healthcheck::run(&healthcheck),
         Command::Queue(queue) => queue::run(&queue),
     }

@@ -16,6 +16,7 @@ pub mod kubernetes;
 mod load;
 mod null;
 mod pipelines;
+pub mod pods;
 pub mod processor;
 pub mod receiver;
 mod reference;
@@ -123,6 +124,14 @@ impl Config {
         self.running_by_id().map(|(_, extension)| extension)
     }
 
+    /// The processors that some pipeline names.
+    pub fn used_processors(&self) -> impl Iterator<Item = (&ComponentId, &Processor)> {
+        let is_used = |id: &ComponentId| {
+            self.service.pipelines.values().any(|pipeline| pipeline.processors.contains(id))
+        };
+        self.processors.iter().filter(move |(id, _)| is_used(id))
+    }
+
     /// The extensions that run, in starting order.
     pub fn running_by_id(&self) -> impl Iterator<Item = (&ComponentId, &Extension)> {
         self.service.extensions.iter().filter_map(|id| Some((id, self.extensions.get(id)?)))
@@ -175,13 +184,15 @@ fn read(tree: &Node, problems: &mut Problems) -> Option<Config> {
     let nothing = tree.with(Value::Null);
     let section = tree.get("service").unwrap_or(&nothing);
     let service = pipelines::read(section, &declared, problems);
-    Some(Config {
+    let config = Config {
         receivers: receivers.components,
         processors: processors.components,
         exporters: exporters.components,
         extensions: extensions.components,
         service: service?,
-    })
+    };
+    pods::check_together(&config, tree, problems);
+    Some(config)
 }
 
 #[cfg(test)]
