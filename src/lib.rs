@@ -24,6 +24,8 @@ pub mod flow;
 pub mod outcome;
 // layer: what flows
 pub mod batch;
+// layer: records on disk
+pub mod journal;
 // layer: files
 pub mod config;
 pub mod policies;

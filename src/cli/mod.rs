@@ -6,6 +6,7 @@
 mod demo;
 mod demo_load;
 mod healthcheck;
+mod queue;
 mod status;
 mod validate;
 
@@ -45,6 +46,8 @@ enum Command {
     Status(status::Arguments),
     /// Ask a health URL; exit code 0 if it answers that all is well, else 1.
     Healthcheck(healthcheck::Arguments),
+    /// Look at a durable queue on disk.
+    Queue(queue::Arguments),
 }
 
 #[derive(Debug, Args)]
@@ -113,6 +116,7 @@ pub fn main() -> ExitCode {
         Command::Components => print_components(),
         Command::Status(status) => status::run(&status),
         Command::Healthcheck(healthcheck) => healthcheck::run(&healthcheck),
+        Command::Queue(queue) => queue::run(&queue),
     }
 }
 
