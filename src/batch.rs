@@ -24,6 +24,7 @@ pub struct Batch {
     received_at: Instant,
     account: Option<Arc<Account>>,
     flow: Flow,
+    opens_request: bool,
     receipt: Option<Receipt>,
 }
 
@@ -36,7 +37,19 @@ impl Batch {
         (items, bytes): (u64, Bytes),
     ) -> Self {
         let (account, flow) = (Some(account), Flow::of_nobody());
-        Self { signal, tenant, items, bytes, received_at: Instant::now(), account, flow, receipt: None }
+        let received_at = Instant::now();
+        Self { signal, tenant, items, bytes, received_at, account, flow, opens_request: true, receipt: None }
+    }
+
+    /// Belongs to a request for which another batch counts where requests are counted.
+    pub fn joins_request(mut self) -> Self {
+        self.opens_request = false;
+        self
+    }
+
+    /// Whether it counts for its request where requests are counted: one batch of each request does.
+    pub fn opens_request(&self) -> bool {
+        self.opens_request
     }
 
     /// Stands in the line of its tenant in every queue, instead of nobody's.
@@ -64,6 +77,7 @@ impl Batch {
             received_at: self.received_at,
             account: self.account.clone(),
             flow: self.flow.clone(),
+            opens_request: self.opens_request,
             receipt: self.receipt.clone(),
         }
     }

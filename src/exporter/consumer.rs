@@ -13,11 +13,17 @@ use crate::outcome::DroppedReason;
 use crate::queue::{Lease, Queue};
 
 use super::Plan;
-use super::answer::{DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED};
+use super::answer::{
+    DEADLINE_EXCEEDED, PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNIMPLEMENTED,
+};
 use super::destination::{Destination, Outgoing, SendError};
 use super::retry::Backoff;
 use super::seldom::Seldom;
 use super::share::share;
+
+/// How often what one lease holds is halved: enough to find three refused batches among a thousand; a
+/// destination that refuses everything gets 64 requests more.
+const MOST_HALVINGS: u32 = 32;
 
 /// What all consumers of one exporter share.
 #[derive(Debug)]
@@ -64,19 +70,39 @@ impl<D: Destination> Consumer<D> {
         }
     }
 
+    /// Sends a lease; what is refused for good is halved and sent again, so that only what the destination
+    /// refuses is lost and not what it was merged with.
     async fn deliver(&self, lease: Lease) {
+        let mut halvings = MOST_HALVINGS;
+        let mut pieces = vec![lease];
+        while let Some(piece) = pieces.pop() {
+            let Err(Refused { mut piece, failure }) = self.deliver_piece(piece).await else { continue };
+            if piece.count() < 2 || halvings == 0 || !is_about_content(&failure) {
+                self.shared.failed(piece, DroppedReason::Permanent, failure);
+                continue;
+            }
+            halvings -= 1;
+            let first = piece.take_first(piece.count() / 2);
+            pieces.extend([piece, first]);
+        }
+    }
+
+    async fn deliver_piece(&self, lease: Lease) -> Result<(), Refused> {
         let shared = &*self.shared;
         if lease.size().bytes > shared.plan.max_request_bytes {
             let message = format!("larger than max_request_size ({} bytes)", lease.size().bytes);
             let failure = SendFailure { code: RESOURCE_EXHAUSTED, message, retry_after: None };
-            return shared.failed(lease, DroppedReason::Permanent, failure);
+            return Err(Refused { piece: lease, failure });
         }
         let until = awaited_until(&lease);
         let mut backoff = Backoff::new(&shared.plan.retry, Instant::now());
         loop {
-            let (failure, reason) = match self.attempt(&lease, until).await {
-                Ok(response) => return shared.sent(lease, &response),
-                Err(SendError::Permanent(failure)) => (failure, DroppedReason::Permanent),
+            let failure = match self.attempt(&lease, until).await {
+                Ok(response) => {
+                    shared.sent(lease, &response);
+                    return Ok(());
+                }
+                Err(SendError::Permanent(failure)) => return Err(Refused { piece: lease, failure }),
                 Err(SendError::Retryable(failure)) => {
                     let now = Instant::now();
                     let wait = backoff.next(now, failure.retry_after, fastrand::f64());
@@ -88,11 +114,12 @@ impl<D: Destination> Consumer<D> {
                             shared.metrics.retries.add(1);
                             continue;
                         }
-                        None => (failure, DroppedReason::RetriesExhausted),
+                        None => failure,
                     }
                 }
             };
-            return shared.failed(lease, reason, failure);
+            shared.failed(lease, DroppedReason::RetriesExhausted, failure);
+            return Ok(());
         }
     }
 
@@ -103,7 +130,13 @@ impl<D: Destination> Consumer<D> {
             (Some(timeout), Some(left)) => Some(timeout.min(left)),
             (timeout, left) => timeout.or(left),
         };
-        let request = Outgoing { signal: lease.signal(), parts: lease.parts(), size: lease.size(), timeout };
+        let request = Outgoing {
+            signal: lease.signal(),
+            tenant: lease.tenant(),
+            parts: lease.parts(),
+            size: lease.size(),
+            timeout,
+        };
         let _in_flight = InFlight::new(&self.shared.metrics.in_flight);
         let sending = self.destination.send(request);
         let Some(timeout) = timeout else { return sending.await };
@@ -112,6 +145,18 @@ impl<D: Destination> Consumer<D> {
             Err(SendError::Retryable(SendFailure { code: DEADLINE_EXCEEDED, message, retry_after: None }))
         })
     }
+}
+
+/// What a destination refused for good.
+struct Refused {
+    piece: Lease,
+    failure: SendFailure,
+}
+
+/// Whether a part of what was refused might be taken: it was refused for what it is, not for who sends it or
+/// where to.
+fn is_about_content(failure: &SendFailure) -> bool {
+    !matches!(failure.code, UNAUTHENTICATED | PERMISSION_DENIED | UNIMPLEMENTED)
 }
 
 /// When the last sender stops waiting, if all of them wait.

@@ -37,7 +37,7 @@ use crate::batch::SendFailure;
 use crate::config::exporter::{self as config, BadEndpoint, Batching, RetryOnFailure, SendingQueue};
 use crate::internal_telemetry::metrics::ExporterMetrics;
 use crate::outcome::DroppedReason;
-use crate::queue::{Bounds, Queue, Wanted};
+use crate::queue::{Bounds, Merging, Queue, Wanted};
 use crate::tasks::{Scope, Workers};
 use crate::tls::{ClientTls, TlsError};
 
@@ -335,20 +335,22 @@ fn plan(config: &config::Exporter) -> (Plan, Bounds, Wanted) {
     };
     let capacity = if queue.enabled { queue.queue_size } else { u64::MAX };
     let bounds = Bounds { sizer: queue.sizer, capacity, max_bytes: queue.max_bytes.0 };
-    (plan, bounds, wanted(queue, max_request_size.0))
+    let merging = if config.tenant_headers().is_empty() { Merging::Signal } else { Merging::Tenant };
+    (plan, bounds, wanted(queue, max_request_size.0, merging))
 }
 
-fn wanted(queue: &SendingQueue, max_bytes: u64) -> Wanted {
+fn wanted(queue: &SendingQueue, max_bytes: u64, merging: Merging) -> Wanted {
     match &queue.batch {
         // Whose request failed could not be told otherwise.
-        _ if !queue.enabled => Wanted { sizer: config::Sizer::Requests, max: 1, ..Wanted::up_to(max_bytes) },
-        None => Wanted::up_to(OPPORTUNISTIC_BYTES.min(max_bytes)),
+        _ if !queue.enabled => Wanted { merging: Merging::Nothing, ..Wanted::up_to(max_bytes) },
+        None => Wanted { merging, ..Wanted::up_to(OPPORTUNISTIC_BYTES.min(max_bytes)) },
         Some(batch) => Wanted {
             sizer: batch.sizer,
             min: batch.min_size,
             max: if batch.max_size == 0 { u64::MAX } else { batch.max_size },
             max_bytes: merged_bytes(batch).min(max_bytes),
             flush_timeout: batch.flush_timeout,
+            merging,
         },
     }
 }

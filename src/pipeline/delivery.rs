@@ -30,10 +30,19 @@ impl Deliveries {
             return;
         }
         for exporter in others {
-            let copies = batches.iter().map(Batch::copy).collect();
-            self.list.push(Delivery { exporter: exporter.clone(), batches: copies });
+            self.push(exporter, batches.iter().map(Batch::copy).collect());
         }
-        self.list.push(Delivery { exporter: first.clone(), batches });
+        self.push(first, batches);
+    }
+
+    /// Where requests are counted, the batches of one count as one.
+    fn push(&mut self, exporter: &Exporter, batches: Vec<Batch>) {
+        let join = |(position, batch): (usize, Batch)| match position {
+            0 => batch,
+            _ => batch.joins_request(),
+        };
+        let batches = batches.into_iter().enumerate().map(join).collect();
+        self.list.push(Delivery { exporter: exporter.clone(), batches });
     }
 
     /// Hands every batch to its queue; the number of items destinations rejected, if somebody waits.

@@ -12,7 +12,7 @@ use crate::units::ByteSize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Sizer {
-    /// Batches: one for each tenant and signal of a request.
+    /// Requests as they came in, however many tenants they have data of.
     Requests,
     /// Spans, data points, log records.
     Items,
@@ -74,7 +74,7 @@ pub struct Batching {
     #[serde(with = "crate::units::duration")]
     #[schemars(schema_with = "crate::units::duration::schema")]
     pub flush_timeout: Duration,
-    /// Sent as soon as this much of one signal is there. Default: 8192.
+    /// Sent as soon as this much of one signal is there, of all tenants together. Default: 8192.
     pub min_size: u64,
     /// No request is merged above this; one batch that is larger by itself is sent as it is. 0 means no
     /// limit of items. Whatever it is, requests are merged up to 4 MiB, which receivers take by default,
