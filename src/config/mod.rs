@@ -8,6 +8,8 @@
 //! policies file (`policies`). Invariant: a [`Config`] names only components it has.
 
 mod components;
+mod connections;
+pub mod connector;
 pub mod exporter;
 pub mod extensions;
 mod id;
@@ -26,6 +28,7 @@ pub mod verifiers;
 use std::collections::BTreeMap;
 
 pub use components::{Extension, Receiver, component_types};
+pub use connector::Connector;
 pub use exporter::Exporter;
 pub use id::{BadId, ComponentId, PipelineId};
 pub use processor::Processor;
@@ -43,6 +46,8 @@ pub struct Config {
     pub processors: BTreeMap<ComponentId, Processor>,
     /// What sends data on.
     pub exporters: BTreeMap<ComponentId, Exporter>,
+    /// What leads from pipelines to pipelines.
+    pub connectors: BTreeMap<ComponentId, Connector>,
     /// What runs beside the pipelines.
     pub extensions: BTreeMap<ComponentId, Extension>,
     /// Which of them run, and how they are connected.
@@ -63,11 +68,11 @@ pub struct Service {
 /// One pipeline; all ids are in [`Config`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pipeline {
-    /// Where its data comes from; at least one, none twice.
+    /// Where its data comes from, receivers and connectors; at least one, none twice.
     pub receivers: Vec<ComponentId>,
     /// What happens to it, in this order; none twice.
     pub processors: Vec<ComponentId>,
-    /// Where it goes; at least one, none twice. Every exporter gets all of it.
+    /// Where it goes, exporters and connectors; at least one, none twice. Each gets all of it.
     pub exporters: Vec<ComponentId>,
 }
 
@@ -162,20 +167,31 @@ fn read(tree: &Node, problems: &mut Problems) -> Option<Config> {
     let processors = components::read(tree, &components::PROCESSORS, problems);
     let exporters = components::read(tree, &components::EXPORTERS, problems);
     let extensions = components::read(tree, &components::EXTENSIONS, problems);
-    components::refuse_connectors(tree, problems);
+    let connectors = components::read(tree, &components::CONNECTORS, problems);
     let declared = pipelines::Declared {
         receivers: receivers.names(),
         processors: processors.names(),
         exporters: exporters.names(),
+        connectors: connectors.names(),
         extensions: extensions.names(),
     };
     let nothing = tree.with(Value::Null);
     let section = tree.get("service").unwrap_or(&nothing);
     let service = pipelines::read(section, &declared, problems);
+    if let Some(service) = service.as_ref().filter(|_| !problems.has_errors()) {
+        let parts = connections::Parts {
+            tree,
+            connectors: &connectors.components,
+            exporters: &exporters.components,
+            pipelines: &service.pipelines,
+        };
+        connections::check(&parts, problems);
+    }
     Some(Config {
         receivers: receivers.components,
         processors: processors.components,
         exporters: exporters.components,
+        connectors: connectors.components,
         extensions: extensions.components,
         service: service?,
     })

@@ -81,6 +81,14 @@ const OWN_HEADERS: [&str; 10] = [
     "grpc-accept-encoding",
 ];
 
+/// Every problem of a queue and of retries that stand on their own.
+pub(in crate::config) fn check_queue(queue: &SendingQueue, retry: &RetryOnFailure) -> Vec<Found> {
+    let mut found = Findings::default();
+    found.queue(queue);
+    found.retry(retry);
+    found.0
+}
+
 #[derive(Default)]
 struct Findings(Vec<Found>);
 

@@ -17,6 +17,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(super) use check::check_queue;
 pub use check::{Found, Problem};
 pub use endpoint::{Address, BadEndpoint, Endpoint};
 pub use file::{File, FileFormat, Rotation};
