@@ -82,6 +82,43 @@ impl Batch {
         }
     }
 
+    /// The same items in several batches; together the pieces have as many.
+    pub fn cut(mut self, pieces: Vec<(u64, Bytes)>) -> Vec<Self> {
+        debug_assert_eq!(pieces.iter().map(|(items, _)| items).sum::<u64>(), self.items);
+        let account = self.account.take();
+        let piece = |(items, bytes)| Self {
+            signal: self.signal,
+            tenant: self.tenant.clone(),
+            items,
+            bytes,
+            received_at: self.received_at,
+            account: account.clone(),
+            flow: self.flow.clone(),
+            opens_request: self.opens_request,
+            receipt: self.receipt.clone(),
+        };
+        pieces.into_iter().map(piece).collect()
+    }
+
+    /// What policy left of it: `items`, encoded in `bytes`; `None` if that is nothing.
+    pub fn sampled(mut self, items: u64, bytes: Option<Bytes>) -> Option<Self> {
+        let left = if bytes.is_some() { items.min(self.items) } else { 0 };
+        if let Some(account) = &self.account {
+            account.signal(self.signal).add_sampled_out(self.items - left);
+        }
+        self.items = left;
+        match bytes {
+            Some(bytes) => {
+                self.bytes = bytes;
+                Some(self)
+            }
+            None => {
+                self.account = None;
+                None
+            }
+        }
+    }
+
     /// The signal of all items.
     pub fn signal(&self) -> Signal {
         self.signal

@@ -125,6 +125,16 @@ impl Config {
         self.running_by_id().map(|(_, extension)| extension)
     }
 
+    /// The most that may wait in the queue of an exporter, or of a connector that has one.
+    pub fn max_queue_bytes(&self, id: &ComponentId) -> Option<u64> {
+        let of_connector = |connector: &Connector| match connector {
+            Connector::Failover(failover) => Some(failover.sending_queue.max_bytes.0),
+            Connector::Routing(_) => None,
+        };
+        let exporter = self.exporters.get(id).map(|exporter| exporter.max_queue_bytes().0);
+        exporter.or_else(|| self.connectors.get(id).and_then(of_connector))
+    }
+
     /// The extensions that run, in starting order.
     pub fn running_by_id(&self) -> impl Iterator<Item = (&ComponentId, &Extension)> {
         self.service.extensions.iter().filter_map(|id| Some((id, self.extensions.get(id)?)))

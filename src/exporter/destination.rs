@@ -17,8 +17,8 @@ use crate::queue::Size;
 use super::PrepareError;
 use super::answer;
 
-/// One request, ready to be sent.
-#[derive(Debug)]
+/// One request, ready to be sent; clones share the bytes.
+#[derive(Debug, Clone)]
 pub(super) struct Outgoing {
     /// The signal of all items.
     pub(super) signal: Signal,

@@ -138,6 +138,12 @@ define! {
         "Bytes that wait in the queue.";
     EXPORTER_QUEUE_CAPACITY_BYTES: Gauge "tollgate_exporter_queue_capacity_bytes" "By" ["exporter"]
         "Bytes the queue holds at most.";
+    FAILOVER_LEVEL: Gauge "tollgate_failover_level" "1" ["connector"]
+        "The level a failover uses: 1 is the best, 0 means that none works.";
+    FAILOVER_SWITCHES: Counter "tollgate_failover_switches_total" "1" ["connector"]
+        "How often a failover came to use another level.";
+    FAILOVER_SENT: Counter "tollgate_failover_sent_items_total" "{items}" ["connector", "exporter"]
+        "Items of a failover by the exporter that took them.";
     RECEIVED_ITEMS: Counter "tollgate_received_items_total" "{items}" ["tenant", "signal"]
         "Items that arrived in well-formed requests.";
     COPIED_ITEMS: Counter "tollgate_copied_items_total" "{items}" ["tenant", "signal"]

@@ -127,6 +127,28 @@ impl std::fmt::Debug for TenantBytes {
     }
 }
 
+/// Of one connector `failover`.
+#[derive(Debug, Clone, Default)]
+pub struct FailoverMetrics {
+    /// `tollgate_failover_level`: the level in use, from 1; 0 while none works.
+    pub level: Gauge,
+    /// `tollgate_failover_switches_total`.
+    pub switches: Counter,
+    sent: Arc<RwLock<BTreeMap<String, Counter>>>,
+}
+
+impl FailoverMetrics {
+    /// `tollgate_failover_sent_items_total` of one exporter.
+    pub fn sent_by(&self, exporter: &str) -> Counter {
+        let mut sent = self.sent.write().unwrap_or_else(PoisonError::into_inner);
+        sent.entry(exporter.to_owned()).or_default().clone()
+    }
+
+    pub(super) fn sent(&self) -> BTreeMap<String, Counter> {
+        self.sent.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// Of one processor.
 #[derive(Debug, Clone, Default)]
 pub struct ProcessorMetrics {

@@ -44,7 +44,7 @@ use crate::otlp::PerSignal;
 use crate::outcome::Ledger;
 use crate::tasks::Scope;
 use metrics::{
-    Counter, ExporterMetrics, Gauge, MemoryLimiterMetrics, ProcessorMetrics, ReceiverMetrics, SamplerMetrics,
+    Counter, ExporterMetrics, FailoverMetrics, Gauge, MemoryLimiterMetrics, ProcessorMetrics, ReceiverMetrics, SamplerMetrics,
 };
 
 /// Everything that is measured; clones are the same.
@@ -59,6 +59,7 @@ struct Inner {
     ledger: Arc<Ledger>,
     receivers: ById<(String, &'static str), ReceiverMetrics>,
     exporters: ById<String, ExporterMetrics>,
+    failovers: ById<String, FailoverMetrics>,
     processors: ById<String, ProcessorMetrics>,
     memory_limiters: ById<String, MemoryLimiterMetrics>,
     samplers: ById<String, SamplerMetrics>,
@@ -86,6 +87,7 @@ impl Telemetry {
             ledger: Arc::default(),
             receivers: ById::default(),
             exporters: ById::default(),
+            failovers: ById::default(),
             processors: ById::default(),
             memory_limiters: ById::default(),
             samplers: ById::default(),
@@ -117,6 +119,11 @@ impl Telemetry {
     /// The counters of an exporter.
     pub fn exporter(&self, id: &str) -> ExporterMetrics {
         self.0.exporters.get(id.to_owned())
+    }
+
+    /// Which level a failover uses.
+    pub fn failover(&self, id: &str) -> FailoverMetrics {
+        self.0.failovers.get(id.to_owned())
     }
 
     /// The counters of a processor.

@@ -81,8 +81,10 @@ impl Generation {
             }
         }
         for exporter in &self.exporters {
-            if let Some(tls) = exporter.tls() {
-                telemetry.watch_tls(&format!("exporter/{}", exporter.id()), move || tls.failed_reloads());
+            let tls = exporter.tls();
+            if !tls.is_empty() {
+                let failed = move || tls.iter().map(crate::tls::ClientTls::failed_reloads).sum();
+                telemetry.watch_tls(&format!("exporter/{}", exporter.id()), failed);
             }
         }
     }
