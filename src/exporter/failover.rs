@@ -109,7 +109,7 @@ impl Shared {
         if is_news {
             self.show(in_use);
             let (code, message) = (failure.code, failure.message.as_str());
-            tracing::warn!(name: "failover.level_failed", connector = %self.id, level = level + 1,
+            tracing::warn!(name: "failover.level_failed", connector = %self.id, priority = level + 1,
                 exporter = %self.names[level], in_use, code, message, "a level failed, data goes elsewhere");
         }
     }
@@ -121,7 +121,7 @@ impl Shared {
         drop(health);
         if is_news {
             self.show(in_use);
-            tracing::info!(name: "failover.level_works", connector = %self.id, level = level + 1,
+            tracing::info!(name: "failover.level_works", connector = %self.id, priority = level + 1,
                 exporter = %self.names[level], in_use, "a level works again");
         }
     }

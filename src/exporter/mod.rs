@@ -14,6 +14,7 @@ mod answer;
 mod body;
 mod connect;
 mod consumer;
+mod cut;
 mod debug;
 mod destination;
 mod failover;
@@ -36,7 +37,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::batch::SendFailure;
+use crate::batch::{Batch, SendFailure};
 use crate::config::connector::Failover;
 use crate::config::exporter::{self as config, BadEndpoint};
 use crate::internal_telemetry::metrics::{ExporterMetrics, FailoverMetrics};
@@ -62,6 +63,7 @@ struct Prepared {
     id: Arc<str>,
     sender: Sender,
     plan: Plan,
+    wanted: Wanted,
     queue: Queue,
     metrics: ExporterMetrics,
     running: Mutex<Option<Running>>,
@@ -72,7 +74,11 @@ struct Prepared {
 enum Sender {
     One(Kind),
     /// The levels of a failover: the ids of exporters, and how they send.
-    Group { levels: Vec<(Arc<str>, Kind, Sending)>, retry_interval: Duration, metrics: FailoverMetrics },
+    Group {
+        levels: Vec<(Arc<str>, Kind, Sending)>,
+        retry_interval: Duration,
+        metrics: FailoverMetrics,
+    },
 }
 
 #[derive(Debug)]
@@ -165,7 +171,7 @@ impl Exporter {
         let queue = Queue::new(bounds, wanted, &metrics);
         queue.set_slots(plan.consumers);
         let running = Mutex::new(None);
-        Self(Arc::new(Prepared { id: id.into(), sender, plan, queue, metrics, running }))
+        Self(Arc::new(Prepared { id: id.into(), sender, plan, wanted, queue, metrics, running }))
     }
 
     /// The component id, as in the configuration.
@@ -176,6 +182,12 @@ impl Exporter {
     /// Where batches for this exporter go.
     pub fn queue(&self) -> &Queue {
         &self.0.queue
+    }
+
+    /// What of a request goes to its queue: the batches, those above `batch.max_size` in pieces.
+    #[must_use]
+    pub fn cut(&self, batches: Vec<Batch>) -> Vec<Batch> {
+        cut::cut(batches, &self.0.wanted)
     }
 
     /// Whether batches must carry a receipt: without a queue and with `wait_for_result` senders are

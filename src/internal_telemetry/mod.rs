@@ -44,7 +44,8 @@ use crate::otlp::PerSignal;
 use crate::outcome::Ledger;
 use crate::tasks::Scope;
 use metrics::{
-    Counter, ExporterMetrics, FailoverMetrics, Gauge, MemoryLimiterMetrics, ProcessorMetrics, ReceiverMetrics, SamplerMetrics,
+    Counter, ExporterMetrics, FailoverMetrics, Gauge, MemoryLimiterMetrics, ProcessorMetrics,
+    ReceiverMetrics, SamplerMetrics,
 };
 
 /// Everything that is measured; clones are the same.

@@ -73,6 +73,7 @@ fn each_family_is_written_once_and_whole() {
     let telemetry = busy("r");
     telemetry.receiver("otlp", "http");
     telemetry.exporter("b");
+    telemetry.failover("f").sent_by("b");
     let text = plain(&telemetry);
     let mut current = "";
     let mut seen = BTreeSet::new();

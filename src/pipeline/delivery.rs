@@ -31,7 +31,7 @@ impl Deliveries {
             self.list.len() - 1
         });
         let all = &mut self.list[place].batches;
-        for batch in batches {
+        for batch in exporter.cut(batches) {
             let joins = !all.is_empty();
             all.push(if joins { batch.joins_request() } else { batch });
         }

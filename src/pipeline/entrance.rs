@@ -194,8 +194,7 @@ impl Entrance {
                     }
                 }
             }
-            let mut passage =
-                Passage { request, admitted, claims, admission: &mut admission, index, edits };
+            let mut passage = Passage { request, admitted, claims, admission: &mut admission, index, edits };
             match onward.arrive(&mut passage) {
                 Ok(deliveries) => Ok((items, deliveries, admission)),
                 Err(refusal) => Err(Refused { items, refusal }),

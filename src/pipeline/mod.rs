@@ -180,7 +180,9 @@ impl Builder<'_> {
         for outlet in &pipeline.exporters {
             outlets.push(match self.config.connectors.get(outlet) {
                 None => Outlet::Exporter(self.exporter(outlet, batch)?),
-                Some(Connector::Routing(routing)) => Outlet::Router(Arc::new(self.router(routing, id.signal)?)),
+                Some(Connector::Routing(routing)) => {
+                    Outlet::Router(Arc::new(self.router(routing, id.signal)?))
+                }
                 Some(Connector::Failover(failover)) => {
                     Outlet::Exporter(self.failover(outlet, failover, batch)?)
                 }

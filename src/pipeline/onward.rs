@@ -94,7 +94,8 @@ impl Onward {
             while let Some(portion) = rest.next() {
                 match pass(&pipeline, portion, passage) {
                     Ok(left) => passed.extend(left),
-                    Err((portion, refusal)) => {
+                    Err(stopped) => {
+                        let (portion, refusal) = *stopped;
                         let reason = reason(&refusal);
                         let all = passed.into_iter().chain(rest).chain([portion]);
                         all.for_each(|portion| portion.batch.refused(reason));
@@ -123,14 +124,14 @@ fn pass(
     pipeline: &Pipeline,
     portion: Portion,
     passage: &mut Passage<'_>,
-) -> Result<Option<Portion>, (Portion, Refusal)> {
+) -> Result<Option<Portion>, Box<(Portion, Refusal)>> {
     if pipeline.processors.is_empty() {
         return Ok(Some(portion));
     }
     let Portion { tenant, batch } = portion;
     let body = match passage.index.read(batch.signal(), batch.bytes(), &NO_LIMITS) {
         Ok(body) => body,
-        Err(malformed) => return Err((Portion { tenant, batch }, malformed.into())),
+        Err(malformed) => return Err(Box::new((Portion { tenant, batch }, malformed.into()))),
     };
     let mut work = Work {
         draft: Draft::new(passage.index, &body, passage.edits),
@@ -143,7 +144,7 @@ fn pass(
         admission: passage.admission,
     };
     if let Err(stop) = pipeline.run(&mut work) {
-        return Err((Portion { tenant, batch }, super::entrance::refusal(stop)));
+        return Err(Box::new((Portion { tenant, batch }, super::entrance::refusal(stop))));
     }
     let left = work.draft.group_items(0);
     let bytes = work.draft.emit(0);

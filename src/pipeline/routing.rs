@@ -138,16 +138,20 @@ fn cut(portion: Portion, rows: &[&Row], passage: &mut Passage<'_>) -> Vec<(usize
         }
     }
     let batches = batch.cut(pieces).into_iter();
-    ways.into_iter().zip(batches).map(|(way, batch)| (way, Portion { tenant: tenant.clone(), batch })).collect()
+    ways.into_iter()
+        .zip(batches)
+        .map(|(way, batch)| (way, Portion { tenant: tenant.clone(), batch }))
+        .collect()
 }
 
 /// Every pipeline gets the portion; the second and later ones a copy.
 fn give(routed: &mut Routed, to: &[Arc<Pipeline>], portion: Portion) {
-    let mut add = |pipeline: &Arc<Pipeline>, portion: Portion| {
-        match routed.iter_mut().find(|(known, _)| Arc::ptr_eq(known, pipeline)) {
-            Some((_, portions)) => portions.push(portion),
-            None => routed.push((pipeline.clone(), vec![portion])),
-        }
+    let mut add = |pipeline: &Arc<Pipeline>, portion: Portion| match routed
+        .iter_mut()
+        .find(|(known, _)| Arc::ptr_eq(known, pipeline))
+    {
+        Some((_, portions)) => portions.push(portion),
+        None => routed.push((pipeline.clone(), vec![portion])),
     };
     let Some((first, others)) = to.split_first() else { return };
     others.iter().for_each(|pipeline| add(pipeline, portion.copy()));

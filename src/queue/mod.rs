@@ -54,7 +54,7 @@ pub struct Wanted {
     /// this much takes no more.
     pub min: u64,
     /// Take no more than this, except for one batch that is larger by itself: such a batch goes alone,
-    /// it is not split here.
+    /// it is not cut here.
     pub max: u64,
     /// As `max`, in bytes.
     pub max_bytes: u64,

@@ -76,8 +76,7 @@ pub struct Batching {
     pub flush_timeout: Duration,
     /// Sent as soon as this much of one signal is there, of all tenants together. Default: 8192.
     pub min_size: u64,
-    /// No request is merged above this; one batch that is larger by itself is sent as it is. 0 means no
-    /// limit of items. Whatever it is, requests are merged up to 4 MiB, which receivers take by default,
+    /// No request is larger than this: a batch above it is cut between its items. 0 means no limit of items. Whatever it is, requests are merged up to 4 MiB, which receivers take by default,
     /// unless a size in bytes asks for more. Default: 0. Range: 0, or at least `min_size`.
     pub max_size: u64,
     /// The unit of `min_size` and `max_size`. Default: items. Range: items, bytes.
