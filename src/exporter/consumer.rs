@@ -3,13 +3,15 @@
 //! Invariant: cancelled at any point, the lease goes back to the queue whole.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Batch, SendFailure};
 use crate::internal_telemetry::metrics::{ExporterMetrics, Gauge};
 use crate::otlp::status::ExportResponse;
-use crate::outcome::DroppedReason;
+use crate::outcome::{DroppedReason, RefusedReason};
 use crate::queue::{Lease, Queue};
 
 use super::Plan;
@@ -17,6 +19,7 @@ use super::answer::{
     DEADLINE_EXCEEDED, PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNIMPLEMENTED,
 };
 use super::destination::{Destination, Outgoing, SendError};
+use super::pace::{Pace, Place};
 use super::retry::Backoff;
 use super::seldom::Seldom;
 use super::share::share;
@@ -32,6 +35,7 @@ pub(super) struct Shared {
     queue: Queue,
     plan: Plan,
     metrics: ExporterMetrics,
+    pace: Option<Pace>,
     rejections: Seldom,
     failures: Seldom,
     retries: Seldom,
@@ -39,7 +43,9 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(id: &Arc<str>, queue: &Queue, plan: &Plan, metrics: &ExporterMetrics) -> Self {
+        let pace = || Pace::new(plan.consumers, queue, &metrics.in_flight_limit);
         Self {
+            pace: plan.is_adaptive.then(pace),
             id: id.clone(),
             queue: queue.clone(),
             plan: plan.clone(),
@@ -63,11 +69,20 @@ impl<D: Destination> Consumer<D> {
         Self { shared, destination }
     }
 
-    /// Works until the queue is closed and empty.
-    pub(super) async fn run(self) {
-        while let Some(lease) = self.shared.queue.lease().await {
+    /// Works until the queue is closed and empty, or until `moved` says that others do.
+    pub(super) async fn run(self, moved: CancellationToken) {
+        while let Some(Some((lease, _place))) = moved.run_until_cancelled(self.next()).await {
             self.deliver(lease).await;
         }
+    }
+
+    /// What is to be sent, once the destination takes another request.
+    async fn next(&self) -> Option<(Lease, Option<Place<'_>>)> {
+        let place = match &self.shared.pace {
+            Some(pace) => Some(pace.enter().await),
+            None => None,
+        };
+        Some((self.shared.queue.lease().await?, place))
     }
 
     /// Sends a lease; what is refused for good is halved and sent again, so that only what the destination
@@ -76,50 +91,78 @@ impl<D: Destination> Consumer<D> {
         let mut halvings = MOST_HALVINGS;
         let mut pieces = vec![lease];
         while let Some(piece) = pieces.pop() {
-            let Err(Refused { mut piece, failure }) = self.deliver_piece(piece).await else { continue };
-            if piece.count() < 2 || halvings == 0 || !is_about_content(&failure) {
-                self.shared.failed(piece, DroppedReason::Permanent, failure);
-                continue;
+            let may_halve = halvings > 0 && piece.count() > 1;
+            if let Some(mut piece) = self.deliver_piece(piece, may_halve).await {
+                halvings -= 1;
+                let first = piece.take_first(piece.count() / 2);
+                pieces.extend([piece, first]);
             }
-            halvings -= 1;
-            let first = piece.take_first(piece.count() / 2);
-            pieces.extend([piece, first]);
         }
     }
 
-    async fn deliver_piece(&self, lease: Lease) -> Result<(), Refused> {
+    /// Sends a piece and ends it, unless a part of what was refused might be taken: then it comes back.
+    async fn deliver_piece(&self, lease: Lease, may_halve: bool) -> Option<Lease> {
+        let shared = &*self.shared;
+        let until = awaited_until(&lease);
+        let sending = self.send(&lease, until);
+        // Without a queue the sender is the only owner, and work stops when he goes.
+        let abandoned = lease.batches().next().and_then(Batch::abandoned).filter(|_| shared.plan.is_direct);
+        let ended = match abandoned.cloned() {
+            None => Some(sending.await),
+            Some(abandoned) => abandoned.run_until_cancelled(sending).await,
+        };
+        let is_late = || until.is_some_and(|until| until <= Instant::now());
+        match ended {
+            Some(Ok(response)) => shared.sent(lease, &response),
+            Some(Err((failure, DroppedReason::Permanent))) if may_halve && is_about_content(&failure) => {
+                return Some(lease);
+            }
+            Some(Err((failure, reason))) => {
+                let awaited = if is_late() { RefusedReason::Deadline } else { RefusedReason::Destination };
+                shared.failed(lease, (reason, awaited), failure);
+            }
+            None => {
+                let reason = if is_late() { RefusedReason::Deadline } else { RefusedReason::Cancelled };
+                lease.end().into_iter().for_each(|batch| batch.refused(reason));
+            }
+        }
+        None
+    }
+
+    /// Tries until it succeeds or there is no point in trying again; then says why, and what the loss of
+    /// data that nobody waits for is counted as.
+    async fn send(
+        &self,
+        lease: &Lease,
+        until: Option<Instant>,
+    ) -> Result<ExportResponse, (SendFailure, DroppedReason)> {
         let shared = &*self.shared;
         if lease.size().bytes > shared.plan.max_request_bytes {
             let message = format!("larger than max_request_size ({} bytes)", lease.size().bytes);
             let failure = SendFailure { code: RESOURCE_EXHAUSTED, message, retry_after: None };
-            return Err(Refused { piece: lease, failure });
+            return Err((failure, DroppedReason::Permanent));
         }
-        let until = awaited_until(&lease);
         let mut backoff = Backoff::new(&shared.plan.retry, Instant::now());
         loop {
-            let failure = match self.attempt(&lease, until).await {
-                Ok(response) => {
-                    shared.sent(lease, &response);
-                    return Ok(());
-                }
-                Err(SendError::Permanent(failure)) => return Err(Refused { piece: lease, failure }),
-                Err(SendError::Retryable(failure)) => {
-                    let now = Instant::now();
-                    let wait = backoff.next(now, failure.retry_after, fastrand::f64());
-                    // After the last sender gave up waiting nobody learns of a success.
-                    match wait.filter(|wait| until.is_none_or(|until| now + *wait < until)) {
-                        Some(wait) => {
-                            shared.tell_retry(&failure, wait);
-                            tokio::time::sleep(wait).await;
-                            shared.metrics.retries.add(1);
-                            continue;
-                        }
-                        None => failure,
-                    }
-                }
+            let started = Instant::now();
+            let answer = self.attempt(lease, until).await;
+            shared.note(&answer, started.elapsed());
+            let failure = match answer {
+                Ok(response) => return Ok(response),
+                Err(SendError::Permanent(failure)) => return Err((failure, DroppedReason::Permanent)),
+                Err(SendError::Retryable(failure)) => failure,
             };
-            shared.failed(lease, DroppedReason::RetriesExhausted, failure);
-            return Ok(());
+            let now = Instant::now();
+            let wait = backoff.next(now, failure.retry_after, fastrand::f64());
+            let is_over_budget = shared.pace.as_ref().is_some_and(|pace| !pace.may_retry());
+            let longest = if is_over_budget { shared.plan.retry.max_interval } else { Duration::ZERO };
+            let wait = wait.map(|wait| wait.max(longest));
+            // After the last sender gave up waiting nobody learns of a success.
+            let wait = wait.filter(|wait| until.is_none_or(|until| now + *wait < until));
+            let Some(wait) = wait else { return Err((failure, DroppedReason::RetriesExhausted)) };
+            shared.tell_retry(&failure, wait);
+            tokio::time::sleep(wait).await;
+            shared.metrics.retries.add(1);
         }
     }
 
@@ -145,12 +188,6 @@ impl<D: Destination> Consumer<D> {
             Err(SendError::Retryable(SendFailure { code: DEADLINE_EXCEEDED, message, retry_after: None }))
         })
     }
-}
-
-/// What a destination refused for good.
-struct Refused {
-    piece: Lease,
-    failure: SendFailure,
 }
 
 /// Whether a part of what was refused might be taken: it was refused for what it is, not for who sends it or
@@ -203,7 +240,7 @@ impl Shared {
     }
 
     /// It is given up: lost, or refused where the sender waits to be told.
-    fn failed(&self, lease: Lease, reason: DroppedReason, failure: SendFailure) {
+    fn failed(&self, lease: Lease, (reason, awaited): (DroppedReason, RefusedReason), failure: SendFailure) {
         let (signal, items) = (lease.signal(), lease.size().items);
         self.metrics.send_failed[signal].add(items);
         if let Some(untold) = self.failures.due() {
@@ -214,9 +251,21 @@ impl Shared {
         }
         for batch in lease.end() {
             match batch.is_awaited() {
-                true => batch.refused_by_destination(failure.clone()),
+                true => batch.refused_after(failure.clone(), awaited),
                 false => batch.dropped(reason),
             }
+        }
+    }
+
+    /// What an answer says of how much the destination takes.
+    fn note(&self, answer: &Result<ExportResponse, SendError>, time: Duration) {
+        let Some(pace) = &self.pace else { return };
+        match answer {
+            Ok(_) | Err(SendError::Permanent(_)) => {
+                let others = usize::try_from(self.metrics.in_flight.get()).unwrap_or_default();
+                pace.answered(time, others + 1);
+            }
+            Err(SendError::Retryable(_)) => pace.refused(),
         }
     }
 
@@ -227,7 +276,7 @@ impl Shared {
         }
     }
 
-    fn tell_retry(&self, failure: &SendFailure, wait: std::time::Duration) {
+    fn tell_retry(&self, failure: &SendFailure, wait: Duration) {
         if let Some(untold) = self.retries.due() {
             let (code, message) = (failure.code, failure.message.as_str());
             tracing::warn!(name: "exporter.retry", exporter = %self.id, code, message, ?wait, untold,

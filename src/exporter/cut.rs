@@ -9,10 +9,6 @@ use crate::batch::Batch;
 use crate::otlp::{Draft, Edits, Index, ItemId, Limits, Signal};
 use crate::queue::{Sizer, Wanted};
 
-/// What was checked once needs no limits.
-const NO_LIMITS: Limits =
-    Limits { max_bytes: Limits::MAX_BYTES, decoded_budget: usize::MAX, max_depth: Limits::MAX_DEPTH };
-
 /// The batches, those above `wanted.max` in pieces.
 pub(super) fn cut(batches: Vec<Batch>, wanted: &Wanted) -> Vec<Batch> {
     let is_above = |batch: &Batch| is_above(wanted, batch.items(), batch.bytes().len());
@@ -72,7 +68,7 @@ impl Knife {
 
     /// The first items and the others; `None` if it cannot be read, which was checked before.
     fn halves(&mut self, signal: Signal, bytes: &Bytes, first: u64) -> Option<(Bytes, Bytes)> {
-        let body = self.index.read(signal, bytes, &NO_LIMITS).ok()?;
+        let body = self.index.read(signal, bytes, &Limits::CHECKED).ok()?;
         let mut emit = |is_left_out: &dyn Fn(u64) -> bool| {
             let mut draft = Draft::new(&self.index, &body, &mut self.edits);
             let items: Vec<ItemId> =

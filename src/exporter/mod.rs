@@ -14,6 +14,7 @@ mod answer;
 mod body;
 mod connect;
 mod consumer;
+mod crew;
 mod cut;
 mod debug;
 mod destination;
@@ -23,6 +24,7 @@ mod nop;
 mod open;
 mod otlp_grpc;
 mod otlp_http;
+mod pace;
 mod plan;
 mod pool;
 mod retry;
@@ -31,6 +33,7 @@ mod share;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -41,12 +44,12 @@ use crate::batch::{Batch, SendFailure};
 use crate::config::connector::Failover;
 use crate::config::exporter::{self as config, BadEndpoint};
 use crate::internal_telemetry::metrics::{ExporterMetrics, FailoverMetrics};
-use crate::outcome::DroppedReason;
+use crate::outcome::{DroppedReason, RefusedReason};
 use crate::queue::{Bounds, Queue, Wanted};
 use crate::tasks::{Scope, Worker, Workers};
 use crate::tls::{ClientTls, TlsError};
 
-use consumer::Consumer;
+use crew::Crew;
 use destination::Destination;
 use open::{Kind, Opened};
 use plan::{Plan, Sending};
@@ -83,6 +86,8 @@ enum Sender {
 
 #[derive(Debug)]
 struct Running {
+    /// Owns the task that deals consumers to workers.
+    dealing: Scope,
     consumers: Scope,
     connections: Scope,
     tls: Vec<ClientTls>,
@@ -170,6 +175,7 @@ impl Exporter {
     ) -> Self {
         let queue = Queue::new(bounds, wanted, &metrics);
         queue.set_slots(plan.consumers);
+        metrics.in_flight_limit.set(i64::try_from(plan.consumers).unwrap_or(i64::MAX));
         let running = Mutex::new(None);
         Self(Arc::new(Prepared { id: id.into(), sender, plan, wanted, queue, metrics, running }))
     }
@@ -214,41 +220,46 @@ impl Exporter {
     pub fn start(&self, scope: &Scope, workers: &Workers) -> Result<(), StartError> {
         let scope = scope.child(&self.0.id);
         let mut running = Running {
+            dealing: scope.child("dealing"),
             consumers: scope.child("consumers"),
             connections: scope.child("connections"),
             tls: Vec::new(),
             finished: Vec::new(),
         };
         // Tasks that belong to no worker's connections run on the first.
-        let _runtime = workers.all().first().map(|worker| worker.handle().enter());
-        let place = |worker: &Worker| pool::Place::new(&running.connections, worker.handle());
-        let (connections, places) = (running.connections.clone(), self.0.plan.consumers);
-        let mut opened = Vec::new();
+        let first = workers.team().least_loaded();
+        let _runtime = first.as_ref().map(|worker| worker.handle().enter());
+        let (connections, stalls) = (running.connections.clone(), self.0.metrics.stalls.clone());
+        let place = move |worker: &Worker| pool::Place::new(&connections, worker.handle(), &stalls);
+        let mut open = |id: &Arc<str>, kind: &Kind| -> Result<Opened, StartError> {
+            let mut opened = kind.open(id, &running.connections, self.0.plan.consumers)?;
+            running.tls.extend(opened.tls());
+            running.finished.extend(opened.finished());
+            Ok(opened)
+        };
         match &self.0.sender {
             Sender::One(kind) => {
-                let one = kind.open(&self.0.id, &connections, places)?;
-                self.consume(&running, workers, |worker| Arc::new(one.connect(&place(worker))));
-                opened.push(one);
+                let one = open(&self.0.id, kind)?;
+                self.consume(&running, workers, move |worker| Arc::new(one.connect(&place(worker))));
             }
             Sender::Group { levels, retry_interval, metrics } => {
-                for (id, kind, _) in levels {
-                    opened.push(kind.open(id, &connections, places)?);
+                let mut opened = Vec::with_capacity(levels.len());
+                for (id, kind, sending) in levels {
+                    opened.push((open(id, kind)?, sending.timeout));
                 }
                 let names = levels.iter().map(|(id, _, _)| id.clone()).collect();
                 let shared = failover::Shared::new(&self.0.id, names, *retry_interval, metrics);
                 let shared = Arc::new(shared);
-                self.consume(&running, workers, |worker| {
-                    let each = opened.iter().zip(levels);
-                    let level = |(one, (_, _, sending)): (&Opened<'_>, &(_, _, Sending))| failover::Level {
+                self.consume(&running, workers, move |worker| {
+                    let level = |(one, timeout): &(Opened, Option<Duration>)| failover::Level {
                         destination: one.connect(&place(worker)),
-                        timeout: sending.timeout,
+                        timeout: *timeout,
                     };
-                    Arc::new(failover::Group { levels: each.map(level).collect(), shared: shared.clone() })
+                    let levels = opened.iter().map(level).collect();
+                    Arc::new(failover::Group { levels, shared: shared.clone() })
                 });
             }
         }
-        running.tls = opened.iter().filter_map(Opened::tls).collect();
-        running.finished = opened.iter_mut().filter_map(Opened::finished).collect();
         *self.running() = Some(running);
         Ok(())
     }
@@ -257,21 +268,18 @@ impl Exporter {
         &self,
         running: &Running,
         workers: &Workers,
-        connect: impl Fn(&Worker) -> Arc<D>,
+        connect: impl Fn(&Worker) -> Arc<D> + Send + 'static,
     ) {
-        let shared =
-            Arc::new(consumer::Shared::new(&self.0.id, &self.0.queue, &self.0.plan, &self.0.metrics));
-        let all = workers.all();
-        let used = &all[..all.len().min(self.0.plan.consumers)];
-        let destinations: Vec<Arc<D>> = used.iter().map(connect).collect();
-        for i in 0..self.0.plan.consumers {
-            let (worker, destination) = (&used[i % used.len()], &destinations[i % used.len()]);
-            let consumer = Consumer::new(shared.clone(), destination.clone());
-            let token = running.consumers.token().clone();
-            running.consumers.spawn_on(worker.handle(), "consumer", async move {
-                token.run_until_cancelled(consumer.run()).await;
-            });
-        }
+        let shared = consumer::Shared::new(&self.0.id, &self.0.queue, &self.0.plan, &self.0.metrics);
+        let crew = Crew {
+            shared: Arc::new(shared),
+            consumers: self.0.plan.consumers,
+            scope: running.consumers.clone(),
+            team: workers.team().clone(),
+            connect,
+            destinations: BTreeMap::new(),
+        };
+        crew.start(&running.dealing);
     }
 
     /// Sends what waits until `deadline`, stops everything, and drops what is left; returns how many items
@@ -281,8 +289,10 @@ impl Exporter {
     /// May be called again.
     pub async fn drain(&self, deadline: Instant) -> u64 {
         self.0.queue.close();
-        let scopes = self.running().as_ref().map(|r| (r.consumers.clone(), r.connections.clone()));
-        if let Some((consumers, connections)) = scopes {
+        let scopes = |r: &Running| (r.dealing.clone(), r.consumers.clone(), r.connections.clone());
+        let scopes = self.running().as_ref().map(scopes);
+        if let Some((dealing, consumers, connections)) = scopes {
+            dealing.close(Instant::now() + GRACE).await;
             // Whether all ended in time makes no difference to what follows.
             consumers.finished(deadline).await;
             consumers.close(Instant::now() + GRACE).await;
@@ -302,11 +312,11 @@ impl Exporter {
             items += batch.items();
             self.0.metrics.send_failed[batch.signal()].add(batch.items());
             match batch.is_awaited() {
-                true => batch.refused_by_destination(SendFailure {
-                    code: answer::UNAVAILABLE,
-                    message: "the collector is shutting down".into(),
-                    retry_after: None,
-                }),
+                true => {
+                    let message = "the collector is shutting down".into();
+                    let failure = SendFailure { code: answer::UNAVAILABLE, message, retry_after: None };
+                    batch.refused_after(failure, RefusedReason::Shutdown);
+                }
                 false => batch.dropped(DroppedReason::Shutdown),
             }
         }

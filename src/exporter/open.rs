@@ -18,8 +18,8 @@ use super::{PrepareError, StartError, debug, file, nop, otlp_grpc, otlp_http};
 /// What sends, not yet opened.
 #[derive(Debug)]
 pub(super) enum Kind {
-    OtlpGrpc(Box<otlp_grpc::Settings>),
-    OtlpHttp(Box<otlp_http::Settings>),
+    OtlpGrpc(Arc<otlp_grpc::Settings>),
+    OtlpHttp(Arc<otlp_http::Settings>),
     Debug(config::Debug),
     Nop,
     File(config::File),
@@ -28,8 +28,8 @@ pub(super) enum Kind {
 impl Kind {
     pub(super) fn new(config: &config::Exporter) -> Result<Self, PrepareError> {
         Ok(match config {
-            config::Exporter::OtlpGrpc(config) => Kind::OtlpGrpc(Box::new(otlp_grpc::Settings::new(config)?)),
-            config::Exporter::OtlpHttp(config) => Kind::OtlpHttp(Box::new(otlp_http::Settings::new(config)?)),
+            config::Exporter::OtlpGrpc(config) => Kind::OtlpGrpc(Arc::new(otlp_grpc::Settings::new(config)?)),
+            config::Exporter::OtlpHttp(config) => Kind::OtlpHttp(Arc::new(otlp_http::Settings::new(config)?)),
             config::Exporter::Debug(config) => Kind::Debug(config.clone()),
             config::Exporter::Nop(_) => Kind::Nop,
             config::Exporter::File(config) => Kind::File(config.clone()),
@@ -42,11 +42,15 @@ impl Kind {
         id: &Arc<str>,
         connections: &Scope,
         places: usize,
-    ) -> Result<Opened<'_>, StartError> {
+    ) -> Result<Opened, StartError> {
         let tls = |error| StartError::Tls { exporter: id.to_string(), error };
         Ok(match self {
-            Kind::OtlpGrpc(settings) => Opened::Grpc(settings, settings.load_tls(connections).map_err(tls)?),
-            Kind::OtlpHttp(settings) => Opened::Http(settings, settings.load_tls(connections).map_err(tls)?),
+            Kind::OtlpGrpc(settings) => {
+                Opened::Grpc(settings.clone(), settings.load_tls(connections).map_err(tls)?)
+            }
+            Kind::OtlpHttp(settings) => {
+                Opened::Http(settings.clone(), settings.load_tls(connections).map_err(tls)?)
+            }
             Kind::Debug(config) => Opened::Debug(Arc::new(debug::Log::new(id, config))),
             Kind::Nop => Opened::Nop,
             Kind::File(config) => {
@@ -60,15 +64,15 @@ impl Kind {
 }
 
 /// What sends, with what all its connections share.
-pub(super) enum Opened<'k> {
-    Grpc(&'k otlp_grpc::Settings, Option<ClientTls>),
-    Http(&'k otlp_http::Settings, Option<ClientTls>),
+pub(super) enum Opened {
+    Grpc(Arc<otlp_grpc::Settings>, Option<ClientTls>),
+    Http(Arc<otlp_http::Settings>, Option<ClientTls>),
     Debug(Arc<debug::Log>),
     Nop,
     File(Arc<file::Writer>, Option<oneshot::Receiver<()>>),
 }
 
-impl Opened<'_> {
+impl Opened {
     /// The destination as one worker sees it; no connection is opened yet.
     pub(super) fn connect(&self, place: &Place) -> Single {
         match self {

@@ -18,10 +18,14 @@ const CONSUMERS_WITHOUT_QUEUE: usize = 64;
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
     pub(super) consumers: usize,
+    /// Whether fewer work where the destination takes less.
+    pub(super) is_adaptive: bool,
     pub(super) timeout: Option<Duration>,
     pub(super) max_request_bytes: u64,
     pub(super) retry: RetryOnFailure,
     pub(super) awaits_results: bool,
+    /// There is no queue: what is leased belongs to its sender still, and is given up with him.
+    pub(super) is_direct: bool,
     pub(super) blocks_on_overflow: bool,
 }
 
@@ -93,10 +97,12 @@ fn plan(queue: &SendingQueue, retry: &RetryOnFailure, sending: &Sending) -> (Pla
     let consumers = if queue.enabled { queue.num_consumers } else { CONSUMERS_WITHOUT_QUEUE };
     let plan = Plan {
         consumers: consumers.clamp(1, sending.most_at_a_time),
+        is_adaptive: queue.enabled && queue.adaptive_consumers,
         timeout: sending.timeout,
         max_request_bytes: sending.max_request_bytes,
         retry: retry.clone(),
         awaits_results: !queue.enabled || queue.wait_for_result,
+        is_direct: !queue.enabled,
         blocks_on_overflow: queue.enabled && queue.block_on_overflow,
     };
     let capacity = if queue.enabled { queue.queue_size } else { u64::MAX };

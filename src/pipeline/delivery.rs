@@ -3,7 +3,9 @@
 //! Room is reserved in every queue concerned before any of them owns a byte. Batches that are let go
 //! on the way, because the client went away, are counted as refused.
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tokio_util::sync::DropGuard;
 
 use super::Refusal;
 use crate::batch::{Batch, Receipt};
@@ -12,9 +14,9 @@ use crate::outcome::RefusedReason;
 use crate::queue::{Cause, QueueFull, Reservation};
 
 /// The batches of one request, by exporter.
-#[derive(Default)]
 pub(super) struct Deliveries {
     list: Vec<Delivery>,
+    deadline: Instant,
 }
 
 struct Delivery {
@@ -23,6 +25,11 @@ struct Delivery {
 }
 
 impl Deliveries {
+    /// None yet, of a request that may wait until `deadline`.
+    pub(super) fn new(deadline: Instant) -> Self {
+        Self { list: Vec::new(), deadline }
+    }
+
     /// Adds batches for an exporter. Where requests are counted, all it gets of one request counts as one.
     pub(super) fn add(&mut self, exporter: &Exporter, batches: Vec<Batch>) {
         let known = self.list.iter().position(|delivery| delivery.exporter.id() == exporter.id());
@@ -44,9 +51,10 @@ impl Deliveries {
     /// result, or a destination said no.
     ///
     /// # Cancel safety
-    /// Dropped before the queues own the data, all of it is refused; later only the answer is lost.
-    pub(super) async fn deliver(mut self, deadline: Instant) -> Result<u64, Refusal> {
-        let reserved = match self.reserve(deadline).await {
+    /// Dropped before the queues own the data, all of it is refused; later only the answer is lost, and
+    /// where there is no queue but an exporter that sends at once, sending stops.
+    pub(super) async fn deliver(mut self) -> Result<u64, Refusal> {
+        let reserved = match self.reserve().await {
             Ok(reserved) => reserved,
             Err(refusal) => {
                 // The words are the Collector's; dashboards and tests look for them.
@@ -55,32 +63,36 @@ impl Deliveries {
                 return Err(refusal);
             }
         };
-        let receipt = self.commit(reserved, deadline);
-        match receipt {
+        match self.commit(reserved) {
             None => Ok(0),
-            Some(result) => await_result(result, deadline).await,
+            Some((result, _waiting)) => await_result(result, self.deadline).await,
         }
     }
 
-    async fn reserve(&self, deadline: Instant) -> Result<Vec<Reservation>, Refusal> {
+    async fn reserve(&self) -> Result<Vec<Reservation>, Refusal> {
         let mut reserved = Vec::with_capacity(self.list.len());
         for Delivery { exporter, batches } in &self.list {
             let room = match exporter.blocks_on_overflow() {
-                true => exporter.queue().reserve_waiting(batches, deadline).await,
+                true => exporter.queue().reserve_waiting(batches, self.deadline).await,
                 false => exporter.queue().reserve(batches),
             };
-            reserved.push(room.map_err(|full| refusal(exporter, &full))?);
+            reserved.push(room.map_err(|full| match exporter.blocks_on_overflow() {
+                // The wait for room has used up the time of the request.
+                true if !full.never_fits && Instant::now() >= self.deadline => Refusal::DeadlineExceeded,
+                _ => refusal(exporter, &full),
+            })?);
         }
         Ok(reserved)
     }
 
+    /// Where the result arrives, if any exporter is waited for, and what says that somebody waits.
     fn commit(
         &mut self,
         reserved: Vec<Reservation>,
-        deadline: Instant,
-    ) -> Option<tokio::sync::oneshot::Receiver<crate::batch::Result>> {
+    ) -> Option<(oneshot::Receiver<crate::batch::Result>, DropGuard)> {
         let awaited = self.list.iter().any(|delivery| delivery.exporter.awaits_results());
-        let (receipt, result) = if awaited { Some(Receipt::until(deadline)).unzip() } else { (None, None) };
+        let (receipt, result) = awaited.then(|| Receipt::until(self.deadline)).unzip();
+        let waiting = receipt.as_ref().map(Receipt::waiting);
         for (Delivery { exporter, batches }, room) in self.list.drain(..).zip(reserved) {
             let receipt = receipt.as_ref().filter(|_| exporter.awaits_results());
             let batches = match receipt {
@@ -91,7 +103,7 @@ impl Deliveries {
             };
             room.commit(batches);
         }
-        result
+        result.zip(waiting)
     }
 
     /// Ends every batch as refused.
@@ -104,12 +116,14 @@ impl Deliveries {
 
 impl Drop for Deliveries {
     fn drop(&mut self) {
-        self.refuse(RefusedReason::Cancelled);
+        // Whoever drops it at the deadline is as fast as the wait within.
+        let is_late = Instant::now() >= self.deadline;
+        self.refuse(if is_late { RefusedReason::Deadline } else { RefusedReason::Cancelled });
     }
 }
 
 async fn await_result(
-    result: tokio::sync::oneshot::Receiver<crate::batch::Result>,
+    result: oneshot::Receiver<crate::batch::Result>,
     deadline: Instant,
 ) -> Result<u64, Refusal> {
     match tokio::time::timeout_at(deadline, result).await {

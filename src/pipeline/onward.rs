@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::delivery::{Deliveries, reason};
 use super::routing::Router;
 use super::{Admitted, Outlet, Pipeline, Refusal, Request};
@@ -38,23 +40,23 @@ pub(super) struct Passage<'a> {
     pub(super) edits: &'a mut Edits,
 }
 
-/// What has been read and checked once needs no limits any more.
-pub(super) const NO_LIMITS: Limits =
-    Limits { max_bytes: Limits::MAX_BYTES, decoded_budget: usize::MAX, max_depth: Limits::MAX_DEPTH };
-
 enum Step {
     Route(Arc<Router>, Vec<Portion>),
     Run(Arc<Pipeline>, Vec<Portion>),
 }
 
 /// The portions of one request on their way.
-#[derive(Default)]
 pub(super) struct Onward {
     deliveries: Deliveries,
     steps: Vec<Step>,
 }
 
 impl Onward {
+    /// Nothing yet, of a request that may wait until `deadline`.
+    pub(super) fn new(deadline: Instant) -> Self {
+        Self { deliveries: Deliveries::new(deadline), steps: Vec::new() }
+    }
+
     /// Gives what leaves a pipeline to all its outlets.
     pub(super) fn leave(&mut self, pipeline: &Pipeline, portions: Vec<Portion>) {
         let Some((first, others)) = pipeline.outlets.split_first() else { return };
@@ -129,7 +131,7 @@ fn pass(
         return Ok(Some(portion));
     }
     let Portion { tenant, batch } = portion;
-    let body = match passage.index.read(batch.signal(), batch.bytes(), &NO_LIMITS) {
+    let body = match passage.index.read(batch.signal(), batch.bytes(), &Limits::CHECKED) {
         Ok(body) => body,
         Err(malformed) => return Err(Box::new((Portion { tenant, batch }, malformed.into()))),
     };

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use super::Pipeline;
-use super::onward::{NO_LIMITS, Passage, Portion};
+use super::onward::{Passage, Portion};
 use crate::config::connector::{Comparison, Context, Route};
-use crate::otlp::{Draft, PartId, Value};
+use crate::otlp::{Draft, Limits, PartId, Value};
 use crate::policies::glob::Glob;
 use crate::tenant::Tenant;
 
@@ -114,7 +114,7 @@ impl Row {
 /// Cuts a portion by the number of the first row that takes each resource; one past the last row: none.
 fn cut(portion: Portion, rows: &[&Row], passage: &mut Passage<'_>) -> Vec<(usize, Portion)> {
     let Portion { tenant, batch } = portion;
-    let Ok(body) = passage.index.read(batch.signal(), batch.bytes(), &NO_LIMITS) else {
+    let Ok(body) = passage.index.read(batch.signal(), batch.bytes(), &Limits::CHECKED) else {
         // It was written from a request that was checked; if it cannot be read, nothing matches.
         return vec![(rows.len(), Portion { tenant, batch })];
     };

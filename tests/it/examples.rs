@@ -128,7 +128,8 @@ async fn a_certificate_of_the_mesh_says_whose_data_it_is() {
 #[tokio::test]
 async fn keys_and_tiers_make_a_gateway_for_many_tenants() {
     let (backend, gold) = (Sink::start().await, Sink::start().await);
-    [&backend, &gold].map(|sink| sink.answer(Answer::PerTenant));
+    backend.answer(Answer::PerTenant);
+    gold.answer(Answer::PerTenant);
     let keys = example("multi-tenant-gateway").join("api-keys");
     let tollgate = Tollgate::with(&text("multi-tenant-gateway/collector.yaml"))
         .policies(&text("multi-tenant-gateway/policies.yaml"))

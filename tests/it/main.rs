@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stderr,
+    clippy::print_stdout,
     clippy::disallowed_methods,
     clippy::let_underscore_must_use,
     reason = "tests fail by panicking and own their tasks for a few seconds"
@@ -11,10 +12,13 @@
 
 mod backpressure;
 mod batching;
+mod cancellation;
 mod chart;
 mod cli;
 mod clients;
+mod config_map;
 mod documents;
+mod edge;
 mod examples;
 mod failover;
 mod fairness;
@@ -23,6 +27,7 @@ mod harness;
 mod healthcheck;
 mod hostile;
 mod identity;
+mod image;
 mod layers;
 mod life;
 mod limits;
@@ -31,4 +36,6 @@ mod processors;
 mod reload;
 mod routing;
 mod sampling;
+mod supply_chain;
 mod tls;
+mod windows;

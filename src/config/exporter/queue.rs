@@ -29,6 +29,10 @@ pub struct SendingQueue {
     pub enabled: bool,
     /// Requests under way at the same time. Default: 10. Range: 1 to 1000.
     pub num_consumers: usize,
+    /// Finds out by itself how many requests the destination takes at a time, up to `num_consumers`: fewer
+    /// when answers become slow, half as many when it asks for patience or is away; retries beyond a fifth of
+    /// what succeeds wait for `max_interval`. Tollgate's own key. Default: false.
+    pub adaptive_consumers: bool,
     /// How much may wait and be under way, in units of `sizer`; more is refused, or waits with
     /// `block_on_overflow`. Default: 1000. Range: at least 1.
     pub queue_size: u64,
@@ -55,6 +59,7 @@ impl Default for SendingQueue {
         Self {
             enabled: true,
             num_consumers: 10,
+            adaptive_consumers: false,
             queue_size: 1000,
             sizer: Sizer::Requests,
             max_bytes: ByteSize(128 * 1024 * 1024),
