@@ -51,6 +51,7 @@ pub(super) fn busy(rule: &str) -> Telemetry {
     telemetry.models().count(&tenant, ("ranker", "7"), 20, 1);
     telemetry.policies().loaded("7", "ab12", Duration::from_millis(3));
     telemetry.failover("failover").sent_by("otlp_grpc/a");
+    telemetry.kubernetes_watch("configmaps").up.set(1);
     telemetry.watch_tasks(&crate::tasks::Scope::root("test"));
     telemetry.watch_tls("receiver/otlp", || TlsReading { failed_reloads: 2, not_after: Some(1) });
     telemetry

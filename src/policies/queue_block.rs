@@ -179,6 +179,22 @@ tenants:
     }
 
     #[test]
+    fn requests_at_a_time_are_part_of_the_share() {
+        let plan = read(
+            "defaults: { limits: { export_in_flight: 4 } }\ntenants: { a: { limits: { burst: 1s } }, b: \
+                         { limits: { export_in_flight: 2 } } }",
+        )
+        .unwrap();
+        assert_eq!(["a", "b", "c"].map(|tenant| plan.share(tenant).export_in_flight), [4, 2, 4]);
+        assert_eq!(read("").unwrap().share("a").export_in_flight, u32::MAX);
+        for bad in ["0", "1001", "x"] {
+            let problems =
+                read(&format!("defaults: {{ limits: {{ export_in_flight: {bad} }} }}")).unwrap_err();
+            assert!(problems[0].contains("defaults.limits.export_in_flight: "), "{problems:?}");
+        }
+    }
+
+    #[test]
     fn guarantees_fit_in_half_of_the_smallest_queue() {
         let plan = read(BLOCKS).unwrap();
         let check = |queue: u64, expected: &[&str]| {
