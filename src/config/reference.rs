@@ -25,7 +25,7 @@ const HEAD: &str = "\
 ";
 
 /// What is written in place of a default: either the key needs a value, or a part that is off is shown.
-const INSTEAD: [(&str, &str); 20] = [
+const INSTEAD: [(&str, &str); 21] = [
     ("receivers.otlp.protocols.grpc", ON),
     ("receivers.otlp.protocols.http", ON),
     ("processors.memory_limiter.check_interval", "1s"),
@@ -51,7 +51,8 @@ const INSTEAD: [(&str, &str); 20] = [
     ("extensions.jwt.jwks_url", "https://issuer.example.com/.well-known/jwks.json"),
     ("extensions.api_keys.file", "api-keys"),
     ("extensions.service_account.audiences", "[tollgate]"),
-    ("service.extensions", "[health_check, policies, admin, pprof, jwt, api_keys, service_account]"),
+    ("extensions.pods.cluster_wide", "true"),
+    ("service.extensions", "[health_check, policies, admin, pprof, jwt, api_keys, service_account, pods]"),
 ];
 
 /// Marks a part that is shown although it is off by default.
@@ -60,7 +61,7 @@ const ON: &str = "on";
 const PIPELINES: &str = "
     traces:
       receivers: [otlp]
-      processors: [memory_limiter, tenant, sampling, probabilistic_sampler, resource, attributes, batch]
+      processors: [memory_limiter, k8s_attributes, tenant, sampling, probabilistic_sampler, resource, attributes, batch]
       exporters: [routing]
     traces/acme:
       receivers: [routing]
@@ -76,11 +77,11 @@ const PIPELINES: &str = "
       exporters: [otlp_http]
     metrics:
       receivers: [otlp]
-      processors: [memory_limiter, tenant, resource, attributes, batch]
+      processors: [memory_limiter, k8s_attributes, tenant, resource, attributes, batch]
       exporters: [otlp_grpc]
     logs:
       receivers: [otlp]
-      processors: [memory_limiter, tenant, sampling, resource, attributes, batch]
+      processors: [memory_limiter, k8s_attributes, tenant, sampling, resource, attributes, batch]
       exporters: [otlp_grpc]
 ";
 

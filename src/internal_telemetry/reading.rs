@@ -29,6 +29,7 @@ pub(super) fn read(inner: &Inner) -> Families {
     inner.sampling.read(&mut families);
     inner.policies.read(&mut families);
     inner.authentication.read(&mut families);
+    inner.pods.read(&mut families);
     for (resource, metrics) in inner.watches.all() {
         families.add(&catalog::KUBERNETES_WATCH_UP, &[resource], metrics.up.get());
         families.add(&catalog::KUBERNETES_WATCH_FAILURES, &[resource], metrics.failures.get());
@@ -120,6 +121,8 @@ fn exporters(inner: &Inner, families: &mut Families) {
         families.add(&catalog::EXPORTER_SENT_BYTES, &[id], metrics.sent_bytes.get());
         families.add(&catalog::EXPORTER_QUEUE_BYTES, &[id], metrics.queue_bytes.get());
         families.add(&catalog::EXPORTER_QUEUE_CAPACITY_BYTES, &[id], metrics.queue_capacity_bytes.get());
+        let oldest = metrics.oldest.read().as_secs_f64();
+        families.add(&catalog::EXPORTER_QUEUE_OLDEST_AGE, &[id], oldest);
     }
 }
 

@@ -52,8 +52,11 @@ pub(super) fn busy(rule: &str) -> Telemetry {
     telemetry.policies().loaded("7", "ab12", Duration::from_millis(3));
     telemetry.failover("failover").sent_by("otlp_grpc/a");
     telemetry.kubernetes_watch("configmaps").up.set(1);
+    telemetry.pods().watch(super::Watched::Pods).start();
+    telemetry.pods().contradicted("k8s.pod.uid");
     telemetry.watch_tasks(&crate::tasks::Scope::root("test"));
     telemetry.watch_tls("receiver/otlp", || TlsReading { failed_reloads: 2, not_after: Some(1) });
+    telemetry.kubernetes_watch("configmaps").up.set(1);
     telemetry
 }
 

@@ -26,9 +26,10 @@ use crate::config::{ComponentId, Config, Connector, PipelineId, Receiver, connec
 use crate::exporter::{Exporter, PrepareError};
 use crate::flow::Board;
 use crate::internal_telemetry::Telemetry;
+use crate::kubernetes::pods::{self, Pods};
 use crate::otlp::{Limits, PerSignal, Signal};
 use crate::processor::{
-    Attributes, Kind, MemoryLimiter, Probabilistic, Processor, Sampling, Stop, Tenancy, Work,
+    Attributes, Kind, MemoryLimiter, PodAttributes, Probabilistic, Processor, Sampling, Stop, Tenancy, Work,
 };
 use crate::sampling::Caps;
 use crate::sampling::probabilistic::BadSettings;
@@ -69,6 +70,17 @@ pub struct Graph {
     pub verifiers: Verifiers,
 }
 
+/// What outlives a configuration; clones are the same.
+#[derive(Debug, Clone)]
+pub struct Lasting {
+    /// Where requests find the policies in force.
+    pub directory: Arc<ArcSwap<Directory>>,
+    /// What sampling has spent under them.
+    pub caps: Arc<Caps>,
+    /// The pods that are known.
+    pub pods: Pods,
+}
+
 /// Why a configuration that reads well makes no graph.
 #[derive(Debug, thiserror::Error)]
 pub enum GraphError {
@@ -91,27 +103,24 @@ pub enum GraphError {
 }
 
 impl Graph {
-    /// Connects the components; `directory` is where requests find the policies in force, `caps` what
-    /// sampling has spent under them.
+    /// Connects the components to what outlives them.
     ///
     /// # Errors
     /// [`GraphError`]: the configuration must change.
-    pub fn prepare(
-        config: &Config,
-        telemetry: &Telemetry,
-        (directory, caps): (&Arc<ArcSwap<Directory>>, &Arc<Caps>),
-    ) -> Result<Self, GraphError> {
+    pub fn prepare(config: &Config, telemetry: &Telemetry, lasting: &Lasting) -> Result<Self, GraphError> {
+        let Lasting { directory, caps, pods } = lasting;
         let board = directory.load().table().board().clone();
         let (exporters, limiters) = (HashMap::new(), HashMap::new());
         let pipelines = HashMap::new();
-        let mut builder = Builder { config, telemetry, board, caps, exporters, limiters, pipelines };
+        let mut builder = Builder { config, telemetry, board, caps, pods, exporters, limiters, pipelines };
         let mut pipelines: Vec<(&PipelineId, Arc<Pipeline>)> = Vec::new();
         for (id, pipeline) in &config.service.pipelines {
             if pipeline.receivers.iter().any(|id| config.receivers.contains_key(id)) {
                 pipelines.push((id, builder.pipeline(id)?));
             }
         }
-        let verifiers = Verifiers::prepare(config);
+        let verifiers = Verifiers::prepare(config, pods);
+        let watched = pods::Settings::of(config).map(|_| pods.clone());
         let mut receivers = Vec::new();
         for (id, Receiver::Otlp(config_of)) in &config.receivers {
             let own = |signal| {
@@ -129,6 +138,7 @@ impl Graph {
                 limits: limits(config_of),
                 verifiers: verifiers.clone(),
                 authentication: telemetry.authentication().clone(),
+                pods: watched.clone(),
                 cancellations: telemetry.cancellations().clone(),
             });
             if entrance.leads_anywhere() {
@@ -152,6 +162,7 @@ struct Builder<'a> {
     config: &'a Config,
     telemetry: &'a Telemetry,
     caps: &'a Arc<Caps>,
+    pods: &'a Pods,
     board: Arc<Board>,
     exporters: HashMap<ComponentId, Exporter>,
     limiters: HashMap<ComponentId, Arc<MemoryLimiter>>,
@@ -261,6 +272,9 @@ impl Builder<'_> {
             }
             ProcessorConfig::Resource(config) => Kind::Attributes(Attributes::resource(config).into()),
             ProcessorConfig::Attributes(config) => Kind::Attributes(Attributes::items(config).into()),
+            ProcessorConfig::K8sAttributes(config) => {
+                Kind::Kubernetes(Box::new(PodAttributes::new(config, self.pods)))
+            }
             ProcessorConfig::MemoryLimiter(config) => {
                 let metrics = self.telemetry.memory_limiter(id.as_str());
                 let new = || Arc::new(MemoryLimiter::new(config, metrics));

@@ -12,6 +12,7 @@ use super::delivery::{Deliveries, reason};
 use super::routing::Router;
 use super::{Admitted, Outlet, Pipeline, Refusal, Request};
 use crate::batch::Batch;
+use crate::kubernetes::pods::Found;
 use crate::otlp::{Draft, Edits, Index, Limits};
 use crate::outcome::RefusedReason;
 use crate::processor::Work;
@@ -35,6 +36,7 @@ pub(super) struct Passage<'a> {
     pub(super) request: &'a Request,
     pub(super) admitted: &'a Admitted,
     pub(super) claims: &'a ClaimHeaders,
+    pub(super) pod: Option<Found>,
     pub(super) admission: &'a mut Admission,
     pub(super) index: &'a mut Index,
     pub(super) edits: &'a mut Edits,
@@ -139,6 +141,7 @@ fn pass(
         draft: Draft::new(passage.index, &body, passage.edits),
         headers: &passage.request.headers,
         peer: passage.request.peer,
+        pod: passage.pod.clone(),
         directory: &passage.admitted.directory,
         caller: &passage.admitted.caller,
         claims: passage.claims,

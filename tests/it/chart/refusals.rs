@@ -30,6 +30,9 @@ fn typos_are_refused_at_every_level() {
         ("destination.queueBytes=64MB", "/destination/queueBytes"),
         ("useGOMEMLIMIT=true", "'useGOMEMLIMIT' not allowed"),
         ("workers=many", "/workers"),
+        ("policies.watch.name=x", "'name' not allowed"),
+        ("presets.kubernetesAttributes.extractPodLabels=true", "'extractPodLabels' not allowed"),
+        ("rbac.rules=x", "'rules' not allowed"),
         ("image.digest=sha256:abc", "/image/digest"),
     ] {
         let message = refused("deployment", &[set]);
@@ -61,6 +64,23 @@ fn what_cannot_work_is_refused_with_the_way_out() {
         ("deployment", &["configMap.existingName=x"], "configMap.create: false"),
         ("deployment", &["policies.configMap.existingName=x"], "policies.configMap.create: false"),
         ("deployment", &["policies.lastGood.persistence.enabled=true"], "mode statefulset"),
+        (
+            "daemonset",
+            &["policies.watch.enabled=true", "policies.configMap.create=false"],
+            "there is no ConfigMap to follow",
+        ),
+        (
+            "daemonset",
+            &["policies.watch.enabled=true", own],
+            "`config_map: { name: gate-tollgate-agent-policies }`",
+        ),
+        ("daemonset", &["policies.watch.enabled=true", "serviceAccount.create=false"], "serviceAccount.name"),
+        (
+            "daemonset",
+            &["presets.kubernetesAttributes.enabled=true", "serviceAccount.create=false"],
+            "serviceAccount.name",
+        ),
+        ("daemonset", &["presets.kubernetesAttributes.enabled=true", own], "your config does not watch pods"),
         ("deployment", &["terminationGracePeriodSeconds=30"], "at least 32"),
         ("deployment", &["shutdownGraceSeconds=60", "terminationGracePeriodSeconds=60"], "at least 67"),
         (
@@ -147,7 +167,13 @@ fn values_and_schema_name_the_same_keys() {
         if here.is_empty() {
             return;
         }
-        let known: Vec<_> = properties.keys().filter(|key| *key != "enabled" || !path.is_empty()).collect();
+        // What is only refused with an explanation need not be offered.
+        let is_offered = |key: &str| {
+            !properties[key]["$comment"].as_str().is_some_and(|comment| comment.contains("is refused"))
+        };
+        let known =
+            properties.keys().filter(|key| (*key != "enabled" || !path.is_empty()) && is_offered(key));
+        let known: Vec<_> = known.collect();
         let mut written: Vec<_> = here.keys().collect();
         let mut known = known;
         known.sort();
