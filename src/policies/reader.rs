@@ -24,6 +24,7 @@ pub(super) struct Keys {
     pub(super) later: &'static [(&'static str, &'static str)],
 }
 
+/// What is said about keys whose time has not come.
 pub(super) const STAGE_2: &str = "needs stage 2, which is not yet available";
 pub(super) const STAGE_3: &str = "needs stage 3, which is not yet available";
 
