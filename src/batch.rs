@@ -25,6 +25,7 @@ pub struct Batch {
     received_at: Instant,
     account: Option<Arc<Account>>,
     flow: Flow,
+    opens_request: bool,
     receipt: Option<Receipt>,
 }
 
@@ -37,7 +38,19 @@ impl Batch {
         (items, bytes): (u64, Bytes),
     ) -> Self {
         let (account, flow) = (Some(account), Flow::of_nobody());
-        Self { signal, tenant, items, bytes, received_at: Instant::now(), account, flow, receipt: None }
+        let received_at = Instant::now();
+        Self { signal, tenant, items, bytes, received_at, account, flow, opens_request: true, receipt: None }
+    }
+
+    /// Belongs to a request for which another batch counts where requests are counted.
+    pub fn joins_request(mut self) -> Self {
+        self.opens_request = false;
+        self
+    }
+
+    /// Whether it counts for its request where requests are counted: one batch of each request does.
+    pub fn opens_request(&self) -> bool {
+        self.opens_request
     }
 
     /// Stands in the line of its tenant in every queue, instead of nobody's.
@@ -65,7 +78,45 @@ impl Batch {
             received_at: self.received_at,
             account: self.account.clone(),
             flow: self.flow.clone(),
+            opens_request: self.opens_request,
             receipt: self.receipt.clone(),
+        }
+    }
+
+    /// The same items in several batches; together the pieces have as many.
+    pub fn cut(mut self, pieces: Vec<(u64, Bytes)>) -> Vec<Self> {
+        debug_assert_eq!(pieces.iter().map(|(items, _)| items).sum::<u64>(), self.items);
+        let account = self.account.take();
+        let piece = |(items, bytes)| Self {
+            signal: self.signal,
+            tenant: self.tenant.clone(),
+            items,
+            bytes,
+            received_at: self.received_at,
+            account: account.clone(),
+            flow: self.flow.clone(),
+            opens_request: self.opens_request,
+            receipt: self.receipt.clone(),
+        };
+        pieces.into_iter().map(piece).collect()
+    }
+
+    /// What policy left of it: `items`, encoded in `bytes`; `None` if that is nothing.
+    pub fn sampled(mut self, items: u64, bytes: Option<Bytes>) -> Option<Self> {
+        let left = if bytes.is_some() { items.min(self.items) } else { 0 };
+        if let Some(account) = &self.account {
+            account.signal(self.signal).add_sampled_out(self.items - left);
+        }
+        self.items = left;
+        match bytes {
+            Some(bytes) => {
+                self.bytes = bytes;
+                Some(self)
+            }
+            None => {
+                self.account = None;
+                None
+            }
         }
     }
 

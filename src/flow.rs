@@ -19,14 +19,18 @@ pub struct Share {
     /// The most of the room, and of the slots while others wait, in (0, 1]. At 1 the flow may fill the
     /// queue: only what is guaranteed to others stays free.
     pub max_share: f64,
+    /// The most leases at a time that began with this flow, whether others wait or not; at least 1.
+    pub export_in_flight: u32,
 }
 
 impl Share {
     /// What a tenant has of which the policies say nothing.
-    pub const DEFAULT: Self = Self { weight: 1, guaranteed_bytes: 0, max_share: 0.5 };
+    pub const DEFAULT: Self =
+        Self { weight: 1, guaranteed_bytes: 0, max_share: 0.5, export_in_flight: u32::MAX };
 
     /// What data has whose tenant nobody looked for: all there is.
-    pub const WHOLE: Self = Self { weight: 1, guaranteed_bytes: 0, max_share: 1.0 };
+    pub const WHOLE: Self =
+        Self { weight: 1, guaranteed_bytes: 0, max_share: 1.0, export_in_flight: u32::MAX };
 }
 
 /// A line in every queue; clones are the same flow.

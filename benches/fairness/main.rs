@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use mimalloc::MiMalloc;
-use scene::{Outcome, SlowSink, Tenant, collector_yaml, exporter, policies};
+use scene::{Outcome, SlowSink, Tenant, collector_yaml, exporter, failover_yaml, policies, routed_yaml};
 use support::arguments::Usual;
 use support::figures::{Bound, Figure, median, quantile};
 use support::tollgate::Tollgate;
@@ -64,6 +64,8 @@ fn measure(args: &Args) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let mut figures = runtime.block_on(noisy_neighbour(&args.usual.tollgate));
     figures.extend(runtime.block_on(dead_exporter(&args.usual.tollgate)));
+    figures.extend(runtime.block_on(dead_route(&args.usual.tollgate)));
+    figures.extend(runtime.block_on(failover(&args.usual.tollgate)));
     figures.extend(runtime.block_on(many_tenants(&args.usual.tollgate)));
     args.usual.print(&figures);
 }
@@ -162,6 +164,67 @@ async fn dead_exporter(binary: &Path) -> Vec<Figure> {
     let (alone, beside) = (p99(alone), p99(beside));
     println!("a living exporter: p99 {alone:.2} ms alone, {beside:.2} ms beside a dead one");
     vec![figure("dead_exporter_p99_ratio", beside / alone, Bound::AtMost(1.2))]
+}
+
+/// As [`dead_exporter`], with one receiver and a routing connector that tells the tenants apart.
+async fn dead_route(binary: &Path) -> Vec<Figure> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let sink = SlowSink::start(Duration::ZERO);
+    let dead = exporter(free_port(), "max_bytes: 1MiB, queue_size: 100000");
+    let config = routed_yaml(&exporter(sink.address, FAST_QUEUE), &dead);
+    let tollgate = Tollgate::with_config(binary, &config, &policies(folder.path(), 0));
+    let living = quiet_tenants(tollgate.otlp).await;
+    let unlucky = [Tenant::connect(tollgate.otlp, "unlucky", 1).await];
+    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    for _ in 0..TURNS {
+        alone.push(send_all(&living, QUIET_EVERY).await);
+        let (living, _) = tokio::join!(send_all(&living, QUIET_EVERY), send_all(&unlucky, QUIET_EVERY));
+        beside.push(living);
+    }
+    let (alone, beside) = (sum(alone), sum(beside));
+    let kept = beside.accepted as f64 / beside.latencies_ms.len() as f64;
+    let p99 = |outcome: &Outcome| quantile(&outcome.latencies_ms, 0.99);
+    println!("a living route: p99 {:.2} ms alone, {:.2} ms beside a dead one", p99(&alone), p99(&beside));
+    vec![
+        figure("dead_route_p99_ratio", p99(&beside) / p99(&alone), Bound::AtMost(1.2)),
+        figure("dead_route_kept", kept, Bound::AtLeast(1.0)),
+    ]
+}
+
+/// How long it takes until data arrives elsewhere when the first level of a failover dies, and there again when
+/// it is back; the level is tried again every second.
+async fn failover(binary: &Path) -> Vec<Figure> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (first, second) = (SlowSink::start(Duration::ZERO), SlowSink::start(Duration::ZERO));
+    let address = first.address;
+    let config = failover_yaml(address, second.address);
+    let tollgate = Tollgate::with_config(binary, &config, &policies(folder.path(), 0));
+    let tenant = Tenant::connect(tollgate.otlp, "tenant-0", 1).await;
+    let sending = tokio::spawn(tenant.keep_sending(Duration::from_millis(2), 2 * TURN));
+    beyond(&first, 100).await;
+    first.stop();
+    let to_second = beyond(&second, second.requests()).await;
+    beyond(&second, second.requests() + 100).await;
+    let first = SlowSink::start_at(address, Duration::ZERO);
+    let back = beyond(&first, 0).await;
+    let outcome = sending.await.expect("a tenant does not panic");
+    let kept = outcome.accepted as f64 / outcome.latencies_ms.len() as f64;
+    println!("failover: {to_second:.3} s to the second level, {back:.3} s back to the first");
+    vec![
+        figure("failover_seconds", to_second, Bound::AtMost(1.0)),
+        figure("failover_back_seconds", back, Bound::AtMost(1.5)),
+        figure("failover_kept", kept, Bound::AtLeast(1.0)),
+    ]
+}
+
+/// Seconds until a sink has had more than so many requests.
+async fn beyond(sink: &SlowSink, requests: u64) -> f64 {
+    let start = std::time::Instant::now();
+    while sink.requests() <= requests {
+        assert!(start.elapsed() < Duration::from_secs(60), "nothing arrives");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    start.elapsed().as_secs_f64()
 }
 
 /// CPU time of Tollgate per request of 100 spans, in turns with 1, 100 and 5,000 tenants; and what a tenant

@@ -1,6 +1,6 @@
 //! What the benchmark plays with: tenants that send at a steady rate, and a backend that takes its time.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::support::{http2, payload};
@@ -16,24 +17,43 @@ use crate::support::{http2, payload};
 pub(crate) struct SlowSink {
     pub(crate) address: SocketAddr,
     requests: Arc<AtomicU64>,
+    life: oneshot::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
 }
 
 impl SlowSink {
     pub(crate) fn start(delay: Duration) -> Self {
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), delay)
+    }
+
+    pub(crate) fn start_at(address: SocketAddr, delay: Duration) -> Self {
         let requests = Arc::new(AtomicU64::new(0));
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let count = requests.clone();
-        std::thread::spawn(move || {
+        let (life, mut ended) = oneshot::channel::<()>();
+        let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime").block_on(async move {
-                let (listener, address) = http2::listen().await;
+                let listener = tokio::net::TcpListener::bind(address).await.expect("a free loopback port");
+                let address = listener.local_addr().expect("a bound socket has an address");
                 tell.send(address).expect("the benchmark waits for the address");
-                while let Ok((tcp, _)) = listener.accept().await {
-                    tokio::spawn(connection(tcp, delay, count.clone()));
+                loop {
+                    tokio::select! {
+                        Ok((tcp, _)) = listener.accept() => {
+                            tokio::spawn(connection(tcp, delay, count.clone()));
+                        }
+                        _ended = &mut ended => break,
+                    }
                 }
             });
         });
-        Self { address: told.recv().expect("the sink listens"), requests }
+        Self { address: told.recv().expect("the sink listens"), requests, life, thread }
+    }
+
+    /// Breaks every connection off and listens no more.
+    pub(crate) fn stop(self) {
+        drop(self.life);
+        self.thread.join().expect("a sink does not panic");
     }
 
     pub(crate) fn requests(&self) -> u64 {
@@ -159,6 +179,33 @@ pub(crate) fn collector_yaml(exporter: &str, dead: Option<(&str, SocketAddr)>) -
          readers: [{{ pull: {{ exporter: {{ prometheus: {{ host: 127.0.0.1, port: 0 }} }} }} }}] }} }}\n  \
          pipelines:\n{pipelines}"
     )
+}
+
+/// A collector whose tenant `unlucky` is routed to an exporter of its own, which is `dead`.
+pub(crate) fn routed_yaml(exporter: &str, dead: &str) -> String {
+    let routed = "    traces: { receivers: [otlp], processors: [tenant], exporters: [routing] }\n    traces/dead: { \
+                  receivers: [routing], exporters: [otlp_grpc/dead] }\n    traces/rest: { receivers: [routing], \
+                  exporters: [otlp_grpc] }\n";
+    let plain = "    traces: { receivers: [otlp], processors: [tenant], exporters: [otlp_grpc] }\n";
+    let connectors = "connectors: { routing: { table: [{ tenants: [unlucky], pipelines: [traces/dead] }], \
+                      default_pipelines: [traces/rest] } }\nextensions:";
+    collector_yaml(exporter, None)
+        .replace(plain, routed)
+        .replace("extensions: {", &format!("  otlp_grpc/dead: {dead}\n{connectors} {{"))
+}
+
+/// A collector whose data goes to `first`, or else to `second`.
+pub(crate) fn failover_yaml(first: SocketAddr, second: SocketAddr) -> String {
+    let plain = "    traces: { receivers: [otlp], processors: [tenant], exporters: [otlp_grpc] }\n";
+    let pipelines = "    traces: { receivers: [otlp], processors: [tenant], exporters: [failover] }\n    \
+                     traces/first: { receivers: [failover], exporters: [otlp_grpc] }\n    traces/second: { \
+                     receivers: [failover], exporters: [otlp_grpc/second] }\n";
+    let second = exporter(second, "queue_size: 1000");
+    let connectors = "connectors: { failover: { priority_levels: [[traces/first], [traces/second]], \
+                      retry_interval: 1s, sending_queue: { queue_size: 100000 } } }\nextensions:";
+    collector_yaml(&exporter(first, "queue_size: 1000"), None)
+        .replace(plain, pipelines)
+        .replace("extensions: {", &format!("  otlp_grpc/second: {second}\n{connectors} {{"))
 }
 
 /// A policies file that lists `tenants` by their exact ids.

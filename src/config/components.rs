@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 
+use super::connector::{self, Connector};
 use super::exporter::{self, Exporter};
 use super::extensions;
 use super::id::ComponentId;
@@ -113,6 +114,16 @@ pub(super) const EXPORTERS: Section<Exporter> = Section {
     ],
 };
 
+/// The section `connectors`.
+pub(super) const CONNECTORS: Section<Connector> = Section {
+    name: "connectors",
+    noun: "connector",
+    kinds: &[
+        kind!("routing", connector::Routing, Connector::Routing),
+        kind!("failover", connector::Failover, |keys| Connector::Failover(Box::new(keys))),
+    ],
+};
+
 /// The section `extensions`.
 pub(super) const EXTENSIONS: Section<Extension> = Section {
     name: "extensions",
@@ -134,7 +145,7 @@ pub fn component_types() -> Vec<(&'static str, Vec<&'static str>)> {
     fn names<T>(section: &Section<T>) -> (&'static str, Vec<&'static str>) {
         (section.name, section.kinds.iter().map(|kind| kind.names[0]).collect())
     }
-    vec![names(&RECEIVERS), names(&PROCESSORS), names(&EXPORTERS), names(&EXTENSIONS)]
+    vec![names(&RECEIVERS), names(&PROCESSORS), names(&EXPORTERS), names(&CONNECTORS), names(&EXTENSIONS)]
 }
 
 /// A component's keys, and what a schema cannot say about them.
@@ -161,6 +172,8 @@ checked! {
     exporter::OtlpGrpc,
     exporter::OtlpHttp,
     exporter::File,
+    connector::Routing,
+    connector::Failover,
     processor::MemoryLimiter,
     processor::ProbabilisticSampler,
     processor::Resource,
@@ -231,6 +244,7 @@ pub(super) fn described() -> Vec<Described> {
     let mut all = RECEIVERS.described();
     all.extend(PROCESSORS.described());
     all.extend(EXPORTERS.described());
+    all.extend(CONNECTORS.described());
     all.extend(EXTENSIONS.described());
     all
 }
@@ -299,15 +313,4 @@ fn unknown_type<T>(section: &Section<T>, entry: &Entry, id: &ComponentId, proble
     let path = join_key(section.name, &entry.key);
     let message = format!("unknown {} type `{}`", section.noun, id.type_name());
     problems.error(&entry.key_location, &path, message, Some(help));
-}
-
-/// There are no connectors; the section may be there and empty.
-pub(super) fn refuse_connectors(tree: &Node, problems: &mut Problems) {
-    for entry in tree.get("connectors").map(Node::entries).unwrap_or_default() {
-        let path = join_key("connectors", &entry.key);
-        let kind = entry.key.split('/').next().unwrap_or_default().trim();
-        let message = format!("unknown connector type `{kind}`");
-        let help = "connectors are not available in Tollgate".to_owned();
-        problems.error(&entry.key_location, &path, message, Some(help));
-    }
 }

@@ -8,6 +8,8 @@
 //! policies file (`policies`). Invariant: a [`Config`] names only components it has.
 
 mod components;
+mod connections;
+pub mod connector;
 pub mod exporter;
 pub mod extensions;
 mod found;
@@ -29,6 +31,7 @@ pub mod verifiers;
 use std::collections::BTreeMap;
 
 pub use components::{Extension, Receiver, component_types};
+pub use connector::Connector;
 pub use exporter::Exporter;
 pub use found::Found;
 pub use id::{BadId, ComponentId, PipelineId};
@@ -47,6 +50,8 @@ pub struct Config {
     pub processors: BTreeMap<ComponentId, Processor>,
     /// What sends data on.
     pub exporters: BTreeMap<ComponentId, Exporter>,
+    /// What leads from pipelines to pipelines.
+    pub connectors: BTreeMap<ComponentId, Connector>,
     /// What runs beside the pipelines.
     pub extensions: BTreeMap<ComponentId, Extension>,
     /// Which of them run, and how they are connected.
@@ -67,11 +72,11 @@ pub struct Service {
 /// One pipeline; all ids are in [`Config`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pipeline {
-    /// Where its data comes from; at least one, none twice.
+    /// Where its data comes from, receivers and connectors; at least one, none twice.
     pub receivers: Vec<ComponentId>,
     /// What happens to it, in this order; none twice.
     pub processors: Vec<ComponentId>,
-    /// Where it goes; at least one, none twice. Every exporter gets all of it.
+    /// Where it goes, exporters and connectors; at least one, none twice. Each gets all of it.
     pub exporters: Vec<ComponentId>,
 }
 
@@ -124,6 +129,16 @@ impl Config {
         self.running_by_id().map(|(_, extension)| extension)
     }
 
+    /// The most that may wait in the queue of an exporter, or of a connector that has one.
+    pub fn max_queue_bytes(&self, id: &ComponentId) -> Option<u64> {
+        let of_connector = |connector: &Connector| match connector {
+            Connector::Failover(failover) => Some(failover.sending_queue.max_bytes.0),
+            Connector::Routing(_) => None,
+        };
+        let exporter = self.exporters.get(id).map(|exporter| exporter.max_queue_bytes().0);
+        exporter.or_else(|| self.connectors.get(id).and_then(of_connector))
+    }
+
     /// The processors that some pipeline names.
     pub fn used_processors(&self) -> impl Iterator<Item = (&ComponentId, &Processor)> {
         let is_used = |id: &ComponentId| {
@@ -174,20 +189,31 @@ fn read(tree: &Node, problems: &mut Problems) -> Option<Config> {
     let processors = components::read(tree, &components::PROCESSORS, problems);
     let exporters = components::read(tree, &components::EXPORTERS, problems);
     let extensions = components::read(tree, &components::EXTENSIONS, problems);
-    components::refuse_connectors(tree, problems);
+    let connectors = components::read(tree, &components::CONNECTORS, problems);
     let declared = pipelines::Declared {
         receivers: receivers.names(),
         processors: processors.names(),
         exporters: exporters.names(),
+        connectors: connectors.names(),
         extensions: extensions.names(),
     };
     let nothing = tree.with(Value::Null);
     let section = tree.get("service").unwrap_or(&nothing);
     let service = pipelines::read(section, &declared, problems);
+    if let Some(service) = service.as_ref().filter(|_| !problems.has_errors()) {
+        let parts = connections::Parts {
+            tree,
+            connectors: &connectors.components,
+            exporters: &exporters.components,
+            pipelines: &service.pipelines,
+        };
+        connections::check(&parts, problems);
+    }
     let config = Config {
         receivers: receivers.components,
         processors: processors.components,
         exporters: exporters.components,
+        connectors: connectors.components,
         extensions: extensions.components,
         service: service?,
     };

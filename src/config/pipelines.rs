@@ -21,6 +21,7 @@ pub(super) struct Declared {
     pub(super) receivers: Ids,
     pub(super) processors: Ids,
     pub(super) exporters: Ids,
+    pub(super) connectors: Ids,
     pub(super) extensions: Ids,
 }
 
@@ -41,11 +42,11 @@ pub(super) struct Written {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct WrittenPipeline {
-    /// Where its data comes from; at least one.
+    /// Where its data comes from: receivers and connectors; at least one.
     receivers: Vec<String>,
     /// What happens to it, in this order. Default: none.
     processors: Vec<String>,
-    /// Where it goes; at least one.
+    /// Where it goes: exporters and connectors; at least one.
     exporters: Vec<String>,
 }
 
@@ -59,6 +60,7 @@ struct Role {
 const RECEIVER: Role = Role { noun: "receiver", plural: "receivers" };
 const PROCESSOR: Role = Role { noun: "processor", plural: "processors" };
 const EXPORTER: Role = Role { noun: "exporter", plural: "exporters" };
+const CONNECTOR: Role = Role { noun: "connector", plural: "connectors" };
 const EXTENSION: Role = Role { noun: "extension", plural: "extensions" };
 
 /// Reads the section and checks every reference in it, also if a part of it cannot be read.
@@ -85,6 +87,7 @@ fn note_unused(declared: &Declared, used: &BTreeSet<(&'static str, ComponentId)>
         (RECEIVER, &declared.receivers),
         (PROCESSOR, &declared.processors),
         (EXPORTER, &declared.exporters),
+        (CONNECTOR, &declared.connectors),
         (EXTENSION, &declared.extensions),
     ];
     for (role, ids) in sections {
@@ -181,7 +184,13 @@ impl References<'_, '_> {
     /// Processors that know only some signals, or need another before them.
     fn fit(&mut self, node: &Node, path: &str, signal: Option<Signal>) {
         let items = node.get("processors").map(Node::items).unwrap_or_default();
-        let mut tenant_known = false;
+        // Behind a connector it is looked up what stands before it, once all pipelines are known.
+        let is_connector = |item: &Node| {
+            let id = item.as_str().and_then(|text| ComponentId::parse(text).ok());
+            self.declared.connectors.iter().any(|(known, _)| Some(known) == id.as_ref())
+        };
+        let receivers = node.get("receivers").map(Node::items).unwrap_or_default();
+        let mut tenant_known = receivers.iter().any(is_connector);
         for (index, item) in items.iter().enumerate() {
             let id = item.as_str().and_then(|text| ComponentId::parse(text).ok());
             let path = format!("{path}.processors[{index}]");
@@ -214,7 +223,12 @@ impl References<'_, '_> {
                     continue;
                 }
             };
-            if !ids.iter().any(|(known, _)| *known == id) {
+            let connects = ["receiver", "exporter"].contains(&role.noun);
+            let is_connector = connects && self.declared.connectors.iter().any(|(known, _)| *known == id);
+            if is_connector && !read.contains(&id) {
+                self.used.insert((CONNECTOR.noun, id.clone()));
+                read.push(id);
+            } else if !is_connector && !ids.iter().any(|(known, _)| *known == id) {
                 self.undefined(item, &path, (role, ids));
             } else if read.contains(&id) {
                 let message = format!("{} `{id}` is named twice", role.noun);

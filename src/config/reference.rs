@@ -25,7 +25,7 @@ const HEAD: &str = "\
 ";
 
 /// What is written in place of a default: either the key needs a value, or a part that is off is shown.
-const INSTEAD: [(&str, &str); 18] = [
+const INSTEAD: [(&str, &str); 21] = [
     ("receivers.otlp.protocols.grpc", ON),
     ("receivers.otlp.protocols.http", ON),
     ("processors.memory_limiter.check_interval", "1s"),
@@ -40,6 +40,12 @@ const INSTEAD: [(&str, &str); 18] = [
     ("exporters.otlp_grpc.endpoint", "backend.example.com:4317"),
     ("exporters.otlp_http.endpoint", "https://backend.example.com:4318"),
     ("exporters.file.path", "telemetry.jsonl"),
+    ("connectors.routing.default_pipelines", "[traces/rest]"),
+    (
+        "connectors.routing.table",
+        "[{tenants: [acme, \"shop-*\"], pipelines: [traces/acme]}, {tiers: [gold], pipelines: [traces/acme]}]",
+    ),
+    ("connectors.failover.priority_levels", "[[traces/first], [traces/second]]"),
     ("extensions.jwt.issuer", "https://issuer.example.com"),
     ("extensions.jwt.audiences", "[tollgate]"),
     ("extensions.jwt.jwks_url", "https://issuer.example.com/.well-known/jwks.json"),
@@ -56,7 +62,19 @@ const PIPELINES: &str = "
     traces:
       receivers: [otlp]
       processors: [memory_limiter, k8s_attributes, tenant, sampling, probabilistic_sampler, resource, attributes, batch]
+      exporters: [routing]
+    traces/acme:
+      receivers: [routing]
       exporters: [otlp_grpc, otlp_http, debug, file, nop]
+    traces/rest:
+      receivers: [routing]
+      exporters: [failover]
+    traces/first:
+      receivers: [failover]
+      exporters: [otlp_grpc]
+    traces/second:
+      receivers: [failover]
+      exporters: [otlp_http]
     metrics:
       receivers: [otlp]
       processors: [memory_limiter, k8s_attributes, tenant, resource, attributes, batch]
@@ -88,7 +106,7 @@ pub fn reference() -> String {
         }
         writer.component(section, names, schema);
     }
-    writer.text.push_str("\n# Not available.\nconnectors:\n\n");
+    writer.text.push('\n');
     writer.key(Line { indent: 0, off: false }, "", "service", &service);
     writer.text
 }

@@ -4,7 +4,7 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value as Json, json};
 
-use super::components::{EXPORTERS, EXTENSIONS, PROCESSORS, RECEIVERS, Section};
+use super::components::{CONNECTORS, EXPORTERS, EXTENSIONS, PROCESSORS, RECEIVERS, Section};
 use super::pipelines::Written;
 
 /// The schema of `collector.yaml`.
@@ -14,10 +14,7 @@ pub fn schema() -> Json {
         section(&RECEIVERS, "What takes data in, by `type` or `type/name`.", &mut generator),
         section(&PROCESSORS, "What looks at data and edits it.", &mut generator),
         section(&EXPORTERS, "What sends data on.", &mut generator),
-        (
-            "connectors",
-            json!({ "description": "Not available.", "type": ["object", "null"], "maxProperties": 0 }),
-        ),
+        section(&CONNECTORS, "What leads from pipelines to pipelines.", &mut generator),
         section(&EXTENSIONS, "What runs beside the pipelines.", &mut generator),
         ("service", generator.subschema_for::<Written>().to_value()),
     ];

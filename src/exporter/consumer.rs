@@ -3,6 +3,7 @@
 //! Invariant: cancelled at any point, the lease goes back to the queue whole.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -14,11 +15,18 @@ use crate::outcome::{DroppedReason, RefusedReason};
 use crate::queue::{Lease, Queue};
 
 use super::Plan;
-use super::answer::{DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED};
+use super::answer::{
+    DEADLINE_EXCEEDED, PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNIMPLEMENTED,
+};
 use super::destination::{Destination, Outgoing, SendError};
+use super::pace::{Pace, Place};
 use super::retry::Backoff;
 use super::seldom::Seldom;
 use super::share::share;
+
+/// How often what one lease holds is halved: enough to find three refused batches among a thousand; a
+/// destination that refuses everything gets 64 requests more.
+const MOST_HALVINGS: u32 = 32;
 
 /// What all consumers of one exporter share.
 #[derive(Debug)]
@@ -27,6 +35,7 @@ pub(super) struct Shared {
     queue: Queue,
     plan: Plan,
     metrics: ExporterMetrics,
+    pace: Option<Pace>,
     rejections: Seldom,
     failures: Seldom,
     retries: Seldom,
@@ -34,7 +43,9 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(id: &Arc<str>, queue: &Queue, plan: &Plan, metrics: &ExporterMetrics) -> Self {
+        let pace = || Pace::new(plan.consumers, queue, &metrics.in_flight_limit);
         Self {
+            pace: plan.is_adaptive.then(pace),
             id: id.clone(),
             queue: queue.clone(),
             plan: plan.clone(),
@@ -60,12 +71,37 @@ impl<D: Destination> Consumer<D> {
 
     /// Works until the queue is closed and empty, or until `moved` says that others do.
     pub(super) async fn run(self, moved: CancellationToken) {
-        while let Some(Some(lease)) = moved.run_until_cancelled(self.shared.queue.lease()).await {
+        while let Some(Some((lease, _place))) = moved.run_until_cancelled(self.next()).await {
             self.deliver(lease).await;
         }
     }
 
+    /// What is to be sent, once the destination takes another request.
+    async fn next(&self) -> Option<(Lease, Option<Place<'_>>)> {
+        let place = match &self.shared.pace {
+            Some(pace) => Some(pace.enter().await),
+            None => None,
+        };
+        Some((self.shared.queue.lease().await?, place))
+    }
+
+    /// Sends a lease; what is refused for good is halved and sent again, so that only what the destination
+    /// refuses is lost and not what it was merged with.
     async fn deliver(&self, lease: Lease) {
+        let mut halvings = MOST_HALVINGS;
+        let mut pieces = vec![lease];
+        while let Some(piece) = pieces.pop() {
+            let may_halve = halvings > 0 && piece.count() > 1;
+            if let Some(mut piece) = self.deliver_piece(piece, may_halve).await {
+                halvings -= 1;
+                let first = piece.take_first(piece.count() / 2);
+                pieces.extend([piece, first]);
+            }
+        }
+    }
+
+    /// Sends a piece and ends it, unless a part of what was refused might be taken: then it comes back.
+    async fn deliver_piece(&self, lease: Lease, may_halve: bool) -> Option<Lease> {
         let shared = &*self.shared;
         let until = awaited_until(&lease);
         let sending = self.send(&lease, until);
@@ -78,6 +114,9 @@ impl<D: Destination> Consumer<D> {
         let is_late = || until.is_some_and(|until| until <= Instant::now());
         match ended {
             Some(Ok(response)) => shared.sent(lease, &response),
+            Some(Err((failure, DroppedReason::Permanent))) if may_halve && is_about_content(&failure) => {
+                return Some(lease);
+            }
             Some(Err((failure, reason))) => {
                 let awaited = if is_late() { RefusedReason::Deadline } else { RefusedReason::Destination };
                 shared.failed(lease, (reason, awaited), failure);
@@ -87,6 +126,7 @@ impl<D: Destination> Consumer<D> {
                 lease.end().into_iter().for_each(|batch| batch.refused(reason));
             }
         }
+        None
     }
 
     /// Tries until it succeeds or there is no point in trying again; then says why, and what the loss of
@@ -104,13 +144,19 @@ impl<D: Destination> Consumer<D> {
         }
         let mut backoff = Backoff::new(&shared.plan.retry, Instant::now());
         loop {
-            let failure = match self.attempt(lease, until).await {
+            let started = Instant::now();
+            let answer = self.attempt(lease, until).await;
+            shared.note(&answer, started.elapsed());
+            let failure = match answer {
                 Ok(response) => return Ok(response),
                 Err(SendError::Permanent(failure)) => return Err((failure, DroppedReason::Permanent)),
                 Err(SendError::Retryable(failure)) => failure,
             };
             let now = Instant::now();
             let wait = backoff.next(now, failure.retry_after, fastrand::f64());
+            let is_over_budget = shared.pace.as_ref().is_some_and(|pace| !pace.may_retry());
+            let longest = if is_over_budget { shared.plan.retry.max_interval } else { Duration::ZERO };
+            let wait = wait.map(|wait| wait.max(longest));
             // After the last sender gave up waiting nobody learns of a success.
             let wait = wait.filter(|wait| until.is_none_or(|until| now + *wait < until));
             let Some(wait) = wait else { return Err((failure, DroppedReason::RetriesExhausted)) };
@@ -127,7 +173,13 @@ impl<D: Destination> Consumer<D> {
             (Some(timeout), Some(left)) => Some(timeout.min(left)),
             (timeout, left) => timeout.or(left),
         };
-        let request = Outgoing { signal: lease.signal(), parts: lease.parts(), size: lease.size(), timeout };
+        let request = Outgoing {
+            signal: lease.signal(),
+            tenant: lease.tenant(),
+            parts: lease.parts(),
+            size: lease.size(),
+            timeout,
+        };
         let _in_flight = InFlight::new(&self.shared.metrics.in_flight);
         let sending = self.destination.send(request);
         let Some(timeout) = timeout else { return sending.await };
@@ -136,6 +188,12 @@ impl<D: Destination> Consumer<D> {
             Err(SendError::Retryable(SendFailure { code: DEADLINE_EXCEEDED, message, retry_after: None }))
         })
     }
+}
+
+/// Whether a part of what was refused might be taken: it was refused for what it is, not for who sends it or
+/// where to.
+fn is_about_content(failure: &SendFailure) -> bool {
+    !matches!(failure.code, UNAUTHENTICATED | PERMISSION_DENIED | UNIMPLEMENTED)
 }
 
 /// When the last sender stops waiting, if all of them wait.
@@ -199,6 +257,18 @@ impl Shared {
         }
     }
 
+    /// What an answer says of how much the destination takes.
+    fn note(&self, answer: &Result<ExportResponse, SendError>, time: Duration) {
+        let Some(pace) = &self.pace else { return };
+        match answer {
+            Ok(_) | Err(SendError::Permanent(_)) => {
+                let others = usize::try_from(self.metrics.in_flight.get()).unwrap_or_default();
+                pace.answered(time, others + 1);
+            }
+            Err(SendError::Retryable(_)) => pace.refused(),
+        }
+    }
+
     fn tell_rejected(&self, rejected: u64, message: &str) {
         if let Some(untold) = self.rejections.due() {
             tracing::warn!(name: "exporter.partial_success", exporter = %self.id, rejected, message, untold,
@@ -206,7 +276,7 @@ impl Shared {
         }
     }
 
-    fn tell_retry(&self, failure: &SendFailure, wait: std::time::Duration) {
+    fn tell_retry(&self, failure: &SendFailure, wait: Duration) {
         if let Some(untold) = self.retries.due() {
             let (code, message) = (failure.code, failure.message.as_str());
             tracing::warn!(name: "exporter.retry", exporter = %self.id, code, message, ?wait, untold,

@@ -53,7 +53,7 @@ impl Destination for Log {
             return Ok(ExportResponse::default());
         }
         let (exporter, signal, size) = (&*self.id, request.signal, request.size);
-        let (batches, items, bytes) = (size.requests, size.items, size.bytes);
+        let (batches, items, bytes) = (size.batches, size.items, size.bytes);
         tracing::info!(name: "debug.batch", exporter, %signal, batches, items, bytes, "batch");
         if self.config.verbosity == Verbosity::Basic {
             return Ok(ExportResponse::default());

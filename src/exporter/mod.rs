@@ -15,12 +15,17 @@ mod body;
 mod connect;
 mod consumer;
 mod crew;
+mod cut;
 mod debug;
 mod destination;
+mod failover;
 mod file;
 mod nop;
+mod open;
 mod otlp_grpc;
 mod otlp_http;
+mod pace;
+mod plan;
 mod pool;
 mod retry;
 mod seldom;
@@ -35,9 +40,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::batch::SendFailure;
-use crate::config::exporter::{self as config, BadEndpoint, Batching, RetryOnFailure, SendingQueue};
-use crate::internal_telemetry::metrics::ExporterMetrics;
+use crate::batch::{Batch, SendFailure};
+use crate::config::connector::Failover;
+use crate::config::exporter::{self as config, BadEndpoint};
+use crate::internal_telemetry::metrics::{ExporterMetrics, FailoverMetrics};
 use crate::outcome::{DroppedReason, RefusedReason};
 use crate::queue::{Bounds, Queue, Wanted};
 use crate::tasks::{Scope, Worker, Workers};
@@ -45,14 +51,9 @@ use crate::tls::{ClientTls, TlsError};
 
 use crew::Crew;
 use destination::Destination;
+use open::{Kind, Opened};
+use plan::{Plan, Sending};
 
-/// Merged without waiting: at 600 B a span, requests of about 1,700 spans; larger ones cost more per span.
-const OPPORTUNISTIC_BYTES: u64 = 1024 * 1024;
-/// What batches are merged to at most where nothing else is said: larger requests are refused for good by
-/// receivers of OTLP/gRPC with default limits.
-const MERGED_BYTES: u64 = 4 * 1024 * 1024;
-/// Without a queue every sender waits for its own request, as many as these at a time.
-const CONSUMERS_WITHOUT_QUEUE: usize = 64;
 /// What consumers and connections get to stop once they are told.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -63,34 +64,24 @@ pub struct Exporter(Arc<Prepared>);
 #[derive(Debug)]
 struct Prepared {
     id: Arc<str>,
-    kind: Kind,
+    sender: Sender,
     plan: Plan,
+    wanted: Wanted,
     queue: Queue,
     metrics: ExporterMetrics,
     running: Mutex<Option<Running>>,
 }
 
-/// What sends, not yet connected.
+/// What sends.
 #[derive(Debug)]
-enum Kind {
-    OtlpGrpc(Arc<otlp_grpc::Settings>),
-    OtlpHttp(Arc<otlp_http::Settings>),
-    Debug(config::Debug),
-    Nop,
-    File(config::File),
-}
-
-/// How consumers work.
-#[derive(Debug, Clone)]
-struct Plan {
-    consumers: usize,
-    timeout: Option<Duration>,
-    max_request_bytes: u64,
-    retry: RetryOnFailure,
-    awaits_results: bool,
-    /// There is no queue: what is leased belongs to its sender still, and is given up with him.
-    is_direct: bool,
-    blocks_on_overflow: bool,
+enum Sender {
+    One(Kind),
+    /// The levels of a failover: the ids of exporters, and how they send.
+    Group {
+        levels: Vec<(Arc<str>, Kind, Sending)>,
+        retry_interval: Duration,
+        metrics: FailoverMetrics,
+    },
 }
 
 #[derive(Debug)]
@@ -99,9 +90,9 @@ struct Running {
     dealing: Scope,
     consumers: Scope,
     connections: Scope,
-    tls: Option<ClientTls>,
-    /// Resolves when what sends has put down everything, for those that write behind.
-    finished: Option<oneshot::Receiver<()>>,
+    tls: Vec<ClientTls>,
+    /// Resolve when what sends has put down everything, for those that write behind.
+    finished: Vec<oneshot::Receiver<()>>,
 }
 
 /// Why an exporter cannot be made from its configuration; [`config::Exporter::check`] finds all of it.
@@ -151,18 +142,42 @@ impl Exporter {
         config: &config::Exporter,
         metrics: ExporterMetrics,
     ) -> Result<Self, PrepareError> {
-        let kind = match config {
-            config::Exporter::OtlpGrpc(config) => Kind::OtlpGrpc(Arc::new(otlp_grpc::Settings::new(config)?)),
-            config::Exporter::OtlpHttp(config) => Kind::OtlpHttp(Arc::new(otlp_http::Settings::new(config)?)),
-            config::Exporter::Debug(config) => Kind::Debug(config.clone()),
-            config::Exporter::Nop(_) => Kind::Nop,
-            config::Exporter::File(config) => Kind::File(config.clone()),
-        };
-        let (plan, bounds, wanted) = plan(config);
+        let sender = Sender::One(Kind::new(config)?);
+        Ok(Self::assemble(id, sender, plan::of_exporter(config), metrics))
+    }
+
+    /// As [`Exporter::prepare`], for a connector `failover`: one queue before the exporters of its `levels`,
+    /// which are named by their ids and used without their own queues.
+    ///
+    /// # Errors
+    /// As [`Exporter::prepare`].
+    pub fn prepare_failover(
+        id: &str,
+        config: &Failover,
+        levels: &[(&str, &config::Exporter)],
+        (metrics, health): (ExporterMetrics, FailoverMetrics),
+    ) -> Result<Self, PrepareError> {
+        let sendings: Vec<Sending> = levels.iter().map(|(_, config)| Sending::of(config)).collect();
+        let mut kinds = Vec::with_capacity(levels.len());
+        for ((id, config), sending) in levels.iter().zip(&sendings) {
+            kinds.push((Arc::from(*id), Kind::new(config)?, *sending));
+        }
+        let retry_interval = config.retry_interval;
+        let sender = Sender::Group { levels: kinds, retry_interval, metrics: health };
+        Ok(Self::assemble(id, sender, plan::of_failover(config, &sendings), metrics))
+    }
+
+    fn assemble(
+        id: &str,
+        sender: Sender,
+        (plan, bounds, wanted): (Plan, Bounds, Wanted),
+        metrics: ExporterMetrics,
+    ) -> Self {
         let queue = Queue::new(bounds, wanted, &metrics);
         queue.set_slots(plan.consumers);
+        metrics.in_flight_limit.set(i64::try_from(plan.consumers).unwrap_or(i64::MAX));
         let running = Mutex::new(None);
-        Ok(Self(Arc::new(Prepared { id: id.into(), kind, plan, queue, metrics, running })))
+        Self(Arc::new(Prepared { id: id.into(), sender, plan, wanted, queue, metrics, running }))
     }
 
     /// The component id, as in the configuration.
@@ -173,6 +188,12 @@ impl Exporter {
     /// Where batches for this exporter go.
     pub fn queue(&self) -> &Queue {
         &self.0.queue
+    }
+
+    /// What of a request goes to its queue: the batches, those above `batch.max_size` in pieces.
+    #[must_use]
+    pub fn cut(&self, batches: Vec<Batch>) -> Vec<Batch> {
+        cut::cut(batches, &self.0.wanted)
     }
 
     /// Whether batches must carry a receipt: without a queue and with `wait_for_result` senders are
@@ -186,9 +207,9 @@ impl Exporter {
         self.0.plan.blocks_on_overflow
     }
 
-    /// Its certificates and authorities, once it is started and if it speaks TLS.
-    pub fn tls(&self) -> Option<ClientTls> {
-        self.running().as_ref().and_then(|running| running.tls.clone())
+    /// Its certificates and authorities, once it is started, of each destination that speaks TLS.
+    pub fn tls(&self) -> Vec<ClientTls> {
+        self.running().as_ref().map_or_else(Vec::new, |running| running.tls.clone())
     }
 
     /// Loads certificates, opens files and starts the consumers; connections are opened when there is
@@ -202,40 +223,41 @@ impl Exporter {
             dealing: scope.child("dealing"),
             consumers: scope.child("consumers"),
             connections: scope.child("connections"),
-            tls: None,
-            finished: None,
+            tls: Vec::new(),
+            finished: Vec::new(),
         };
         // Tasks that belong to no worker's connections run on the first.
         let first = workers.team().least_loaded();
         let _runtime = first.as_ref().map(|worker| worker.handle().enter());
-        let exporter = || self.0.id.to_string();
         let (connections, stalls) = (running.connections.clone(), self.0.metrics.stalls.clone());
-        let on = move |worker: &Worker| pool::Place::new(&connections, worker.handle(), &stalls);
-        match &self.0.kind {
-            Kind::OtlpGrpc(settings) => {
-                let tls = settings.load_tls(&running.connections);
-                running.tls = tls.map_err(|error| StartError::Tls { exporter: exporter(), error })?;
-                let (settings, tls) = (settings.clone(), running.tls.clone());
-                self.consume(&running, workers, move |worker| settings.connect(tls.as_ref(), &on(worker)));
+        let place = move |worker: &Worker| pool::Place::new(&connections, worker.handle(), &stalls);
+        let mut open = |id: &Arc<str>, kind: &Kind| -> Result<Opened, StartError> {
+            let mut opened = kind.open(id, &running.connections, self.0.plan.consumers)?;
+            running.tls.extend(opened.tls());
+            running.finished.extend(opened.finished());
+            Ok(opened)
+        };
+        match &self.0.sender {
+            Sender::One(kind) => {
+                let one = open(&self.0.id, kind)?;
+                self.consume(&running, workers, move |worker| Arc::new(one.connect(&place(worker))));
             }
-            Kind::OtlpHttp(settings) => {
-                let tls = settings.load_tls(&running.connections);
-                running.tls = tls.map_err(|error| StartError::Tls { exporter: exporter(), error })?;
-                let (settings, tls) = (settings.clone(), running.tls.clone());
-                self.consume(&running, workers, move |worker| settings.connect(tls.as_ref(), &on(worker)));
-            }
-            Kind::Debug(config) => {
-                let log = Arc::new(debug::Log::new(&self.0.id, config));
-                self.consume(&running, workers, move |_| log.clone());
-            }
-            Kind::Nop => self.consume(&running, workers, |_| Arc::new(nop::Nowhere)),
-            Kind::File(config) => {
-                let opened = file::Writer::start(config, self.0.plan.consumers);
-                let (writer, finished) =
-                    opened.map_err(|error| StartError::File { exporter: exporter(), error })?;
-                let writer = Arc::new(writer);
-                self.consume(&running, workers, move |_| writer.clone());
-                running.finished = Some(finished);
+            Sender::Group { levels, retry_interval, metrics } => {
+                let mut opened = Vec::with_capacity(levels.len());
+                for (id, kind, sending) in levels {
+                    opened.push((open(id, kind)?, sending.timeout));
+                }
+                let names = levels.iter().map(|(id, _, _)| id.clone()).collect();
+                let shared = failover::Shared::new(&self.0.id, names, *retry_interval, metrics);
+                let shared = Arc::new(shared);
+                self.consume(&running, workers, move |worker| {
+                    let level = |(one, timeout): &(Opened, Option<Duration>)| failover::Level {
+                        destination: one.connect(&place(worker)),
+                        timeout: *timeout,
+                    };
+                    let levels = opened.iter().map(level).collect();
+                    Arc::new(failover::Group { levels, shared: shared.clone() })
+                });
             }
         }
         *self.running() = Some(running);
@@ -274,8 +296,8 @@ impl Exporter {
             // Whether all ended in time makes no difference to what follows.
             consumers.finished(deadline).await;
             consumers.close(Instant::now() + GRACE).await;
-            let finished = self.running().as_mut().and_then(|running| running.finished.take());
-            if let Some(finished) = finished {
+            let finished = self.running().as_mut().map(|running| std::mem::take(&mut running.finished));
+            for finished in finished.into_iter().flatten() {
                 // Also an error means that the writer is gone.
                 let _ended = tokio::time::timeout(GRACE, finished).await;
             }
@@ -307,66 +329,5 @@ impl Exporter {
 
     fn running(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
         self.0.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// How consumers work, what the queue holds, and what is leased at a time.
-fn plan(config: &config::Exporter) -> (Plan, Bounds, Wanted) {
-    let defaults = SendingQueue::default();
-    let default_retry = RetryOnFailure::default();
-    let no_retry = RetryOnFailure { enabled: false, ..RetryOnFailure::default() };
-    let no_limit = config::OtlpGrpc::default().max_request_size;
-    let (queue, retry, timeout, max_request_size) = match config {
-        config::Exporter::OtlpGrpc(c) => {
-            (&c.sending_queue, &c.retry_on_failure, c.timeout, c.max_request_size)
-        }
-        config::Exporter::OtlpHttp(c) => {
-            (&c.sending_queue, &c.retry_on_failure, c.timeout, c.max_request_size)
-        }
-        config::Exporter::Debug(_) | config::Exporter::Nop(_) => {
-            (&defaults, &no_retry, Duration::ZERO, no_limit)
-        }
-        config::Exporter::File(_) => (&defaults, &default_retry, Duration::ZERO, no_limit),
-    };
-    let most = match config {
-        config::Exporter::OtlpHttp(c) if c.max_conns_per_host > 0 => c.max_conns_per_host,
-        _ => usize::MAX,
-    };
-    let consumers = if queue.enabled { queue.num_consumers } else { CONSUMERS_WITHOUT_QUEUE };
-    let plan = Plan {
-        consumers: consumers.clamp(1, most),
-        timeout: Some(timeout).filter(|timeout| !timeout.is_zero()),
-        max_request_bytes: max_request_size.0,
-        retry: retry.clone(),
-        awaits_results: !queue.enabled || queue.wait_for_result,
-        is_direct: !queue.enabled,
-        blocks_on_overflow: queue.enabled && queue.block_on_overflow,
-    };
-    let capacity = if queue.enabled { queue.queue_size } else { u64::MAX };
-    let bounds = Bounds { sizer: queue.sizer, capacity, max_bytes: queue.max_bytes.0 };
-    (plan, bounds, wanted(queue, max_request_size.0))
-}
-
-fn wanted(queue: &SendingQueue, max_bytes: u64) -> Wanted {
-    match &queue.batch {
-        // Whose request failed could not be told otherwise.
-        _ if !queue.enabled => Wanted { sizer: config::Sizer::Requests, max: 1, ..Wanted::up_to(max_bytes) },
-        None => Wanted::up_to(OPPORTUNISTIC_BYTES.min(max_bytes)),
-        Some(batch) => Wanted {
-            sizer: batch.sizer,
-            min: batch.min_size,
-            max: if batch.max_size == 0 { u64::MAX } else { batch.max_size },
-            max_bytes: merged_bytes(batch).min(max_bytes),
-            flush_timeout: batch.flush_timeout,
-        },
-    }
-}
-
-/// How large merged requests may become: as large as is asked for in bytes, else what receivers take by
-/// default.
-fn merged_bytes(batch: &Batching) -> u64 {
-    match batch.sizer {
-        config::Sizer::Bytes => MERGED_BYTES.max(batch.min_size).max(batch.max_size),
-        config::Sizer::Items | config::Sizer::Requests => MERGED_BYTES,
     }
 }

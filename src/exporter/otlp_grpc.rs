@@ -26,7 +26,7 @@ use super::PrepareError;
 use super::answer;
 use super::body::Body;
 use super::connect::{Alpn, Connector};
-use super::destination::{Destination, Outgoing, SendError};
+use super::destination::{Destination, Outgoing, SendError, TenantHeaders};
 use super::pool::{self, Keeping, Place, Pool};
 
 /// C6: answers are a few bytes; whoever sends more is not an OTLP server.
@@ -56,6 +56,7 @@ pub(super) struct Settings {
     config: OtlpGrpc,
     uris: PerSignal<Uri>,
     headers: HeaderMap,
+    tenant_headers: TenantHeaders,
 }
 
 impl Settings {
@@ -78,7 +79,8 @@ impl Settings {
             headers.insert(GRPC_ENCODING, HeaderValue::from_static(codec.as_str()));
         }
         let uris = PerSignal::from_fn(|signal| uri(scheme.clone(), authority.clone(), method(signal)));
-        Ok(Self { endpoint, config: config.clone(), uris, headers })
+        let tenant_headers = TenantHeaders::new(&config.tenant_headers)?;
+        Ok(Self { endpoint, config: config.clone(), uris, headers, tenant_headers })
     }
 
     /// Reads certificates if the connection is to be secure.
@@ -105,6 +107,7 @@ impl Settings {
             pool: Pool::new(connector, tls, keeping, place),
             uris: self.uris.clone(),
             headers: self.headers.clone(),
+            tenant_headers: self.tenant_headers.clone(),
             codec: self.config.compression.codec(),
         })
     }
@@ -146,6 +149,7 @@ pub(super) struct Grpc {
     pool: Pool,
     uris: PerSignal<Uri>,
     headers: HeaderMap,
+    tenant_headers: TenantHeaders,
     codec: Option<Codec>,
 }
 
@@ -191,6 +195,7 @@ impl Grpc {
         *request.version_mut() = Version::HTTP_2;
         *request.uri_mut() = self.uris[signal].clone();
         *request.headers_mut() = self.headers.clone();
+        self.tenant_headers.set(request.headers_mut(), &outgoing.tenant)?;
         if let Some(timeout) = timeout {
             request.headers_mut().insert(GRPC_TIMEOUT, timeout_value(timeout)?);
         }

@@ -22,7 +22,7 @@ use super::PrepareError;
 use super::answer;
 use super::body::Body;
 use super::connect::{Alpn, Connector};
-use super::destination::{Destination, Outgoing, SendError};
+use super::destination::{Destination, Outgoing, SendError, TenantHeaders};
 use super::otlp_grpc::{GRPC_TIMEOUT, authority, timeout_value};
 use super::pool::{self, Keeping, Place, Pool};
 
@@ -41,6 +41,7 @@ pub(super) struct Settings {
     config: OtlpHttp,
     targets: PerSignal<Option<Target>>,
     headers: HeaderMap,
+    tenant_headers: TenantHeaders,
 }
 
 #[derive(Debug, Clone)]
@@ -74,7 +75,8 @@ impl Settings {
         if config.disable_keep_alives {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Ok(Self { config: config.clone(), targets, headers })
+        let tenant_headers = TenantHeaders::new(&config.tenant_headers)?;
+        Ok(Self { config: config.clone(), targets, headers, tenant_headers })
     }
 
     /// Reads certificates if any endpoint is secure.
@@ -109,7 +111,13 @@ impl Settings {
         }
         let level = Some(self.config.compression_params.level).filter(|level| *level != 0);
         let codec = self.config.compression.codec().map(|codec| (codec, level));
-        Arc::new(Http { destinations, headers: self.headers.clone(), encoding: self.config.encoding, codec })
+        Arc::new(Http {
+            destinations,
+            headers: self.headers.clone(),
+            tenant_headers: self.tenant_headers.clone(),
+            encoding: self.config.encoding,
+            codec,
+        })
     }
 
     fn pool(&self, endpoint: &Endpoint, tls: Option<&ClientTls>, place: &Place) -> Pool {
@@ -199,6 +207,7 @@ fn content_type(encoding: Encoding) -> HeaderValue {
 pub(super) struct Http {
     destinations: PerSignal<Option<(Arc<Pool>, Uri)>>,
     headers: HeaderMap,
+    tenant_headers: TenantHeaders,
     encoding: Encoding,
     codec: Option<(Codec, Option<i32>)>,
 }
@@ -209,11 +218,12 @@ impl Destination for Http {
         let Some((pool, uri)) = &self.destinations[signal] else {
             return Err(answer::unusable(answer::UNIMPLEMENTED, format!("no endpoint for {signal}")));
         };
-        let timeout = outgoing.timeout;
+        let (tenant, timeout) = (outgoing.tenant.clone(), outgoing.timeout);
         let mut request = Request::new(self.body(outgoing)?);
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri.clone();
         *request.headers_mut() = self.headers.clone();
+        self.tenant_headers.set(request.headers_mut(), &tenant)?;
         if let Some(timeout) = timeout {
             request.headers_mut().insert(GRPC_TIMEOUT, timeout_value(timeout)?);
         }

@@ -140,12 +140,20 @@ define! {
         "Requests of a rare legal shape that were decoded and encoded once before going on.";
     EXPORTER_RETRIES: Counter "tollgate_exporter_retries_total" "{requests}" ["exporter"]
         "Attempts to send after the first.";
+    EXPORTER_IN_FLIGHT_LIMIT: Gauge "tollgate_exporter_in_flight_limit" "{requests}" ["exporter"]
+        "Requests at a time: num_consumers, or what adaptive_consumers found.";
     EXPORTER_SENT_BYTES: Counter "tollgate_exporter_sent_bytes_total" "By" ["exporter"]
         "Request bodies that were sent, before compression.";
     EXPORTER_QUEUE_BYTES: Gauge "tollgate_exporter_queue_bytes" "By" ["exporter"]
         "Bytes that wait in the queue.";
     EXPORTER_QUEUE_CAPACITY_BYTES: Gauge "tollgate_exporter_queue_capacity_bytes" "By" ["exporter"]
         "Bytes the queue holds at most.";
+    FAILOVER_LEVEL: Gauge "tollgate_failover_level" "1" ["connector"]
+        "The level a failover uses: 1 is the best, 0 means that none works.";
+    FAILOVER_SWITCHES: Counter "tollgate_failover_switches_total" "1" ["connector"]
+        "How often a failover came to use another level.";
+    FAILOVER_SENT: Counter "tollgate_failover_sent_items_total" "{items}" ["connector", "exporter"]
+        "Items of a failover by the exporter that took them.";
     EXPORTER_QUEUE_OLDEST_AGE: Gauge "tollgate_exporter_queue_oldest_age_seconds" "s" ["exporter"]
         "How long the oldest batch that waits is in the queue; 0 if none waits.";
     RECEIVED_ITEMS: Counter "tollgate_received_items_total" "{items}" ["tenant", "signal"]

@@ -93,6 +93,8 @@ impl Cancellations {
 /// Of one exporter.
 #[derive(Debug, Clone, Default)]
 pub struct ExporterMetrics {
+    /// `tollgate_exporter_in_flight_limit`: how many requests at a time.
+    pub in_flight_limit: Gauge,
     /// `otelcol_exporter_sent_*`: items the destination took.
     pub sent: PerSignal<Counter>,
     /// `otelcol_exporter_send_failed_*`: items given up.
@@ -182,6 +184,28 @@ impl TenantBytes {
 impl std::fmt::Debug for TenantBytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("TenantBytes")
+    }
+}
+
+/// Of one connector `failover`.
+#[derive(Debug, Clone, Default)]
+pub struct FailoverMetrics {
+    /// `tollgate_failover_level`: the level in use, from 1; 0 while none works.
+    pub level: Gauge,
+    /// `tollgate_failover_switches_total`.
+    pub switches: Counter,
+    sent: Arc<RwLock<BTreeMap<String, Counter>>>,
+}
+
+impl FailoverMetrics {
+    /// `tollgate_failover_sent_items_total` of one exporter.
+    pub fn sent_by(&self, exporter: &str) -> Counter {
+        let mut sent = self.sent.write().unwrap_or_else(PoisonError::into_inner);
+        sent.entry(exporter.to_owned()).or_default().clone()
+    }
+
+    pub(super) fn sent(&self) -> BTreeMap<String, Counter> {
+        self.sent.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

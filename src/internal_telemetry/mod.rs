@@ -51,8 +51,8 @@ use crate::otlp::PerSignal;
 use crate::outcome::Ledger;
 use crate::tasks::{Scope, TaskInfo};
 use metrics::{
-    Cancellations, Counter, ExporterMetrics, Gauge, MemoryLimiterMetrics, ProcessorMetrics, ReceiverMetrics,
-    SamplerMetrics,
+    Cancellations, Counter, ExporterMetrics, FailoverMetrics, Gauge, MemoryLimiterMetrics, ProcessorMetrics,
+    ReceiverMetrics, SamplerMetrics,
 };
 
 /// Everything that is measured; clones are the same.
@@ -67,6 +67,7 @@ struct Inner {
     ledger: Arc<Ledger>,
     receivers: ById<(String, &'static str), ReceiverMetrics>,
     exporters: ById<String, ExporterMetrics>,
+    failovers: ById<String, FailoverMetrics>,
     processors: ById<String, ProcessorMetrics>,
     memory_limiters: ById<String, MemoryLimiterMetrics>,
     samplers: ById<String, SamplerMetrics>,
@@ -100,6 +101,7 @@ impl Telemetry {
             ledger: Arc::default(),
             receivers: ById::default(),
             exporters: ById::default(),
+            failovers: ById::default(),
             processors: ById::default(),
             memory_limiters: ById::default(),
             samplers: ById::default(),
@@ -137,6 +139,11 @@ impl Telemetry {
     /// The counters of an exporter.
     pub fn exporter(&self, id: &str) -> ExporterMetrics {
         self.0.exporters.get(id.to_owned())
+    }
+
+    /// Which level a failover uses.
+    pub fn failover(&self, id: &str) -> FailoverMetrics {
+        self.0.failovers.get(id.to_owned())
     }
 
     /// The counters of a processor.

@@ -22,6 +22,7 @@ pub(super) fn read(inner: &Inner) -> Families {
     receivers(inner, &mut families);
     processors(inner, &mut families);
     exporters(inner, &mut families);
+    failovers(inner, &mut families);
     resources_used(inner, &mut families);
     tenants(inner, &mut families);
     inner.models.read(&mut families);
@@ -115,12 +116,24 @@ fn exporters(inner: &Inner, families: &mut Families) {
         families.add(&catalog::EXPORTER_IN_FLIGHT, &[id], metrics.in_flight.get());
         families.add(&catalog::WINDOW_STALLS, &["exporter", id], metrics.stalls.count());
         families.add(&catalog::WINDOW_STALL_SECONDS, &["exporter", id], metrics.stalls.total().as_secs_f64());
+        families.add(&catalog::EXPORTER_IN_FLIGHT_LIMIT, &[id], metrics.in_flight_limit.get());
         families.add(&catalog::EXPORTER_RETRIES, &[id], metrics.retries.get());
         families.add(&catalog::EXPORTER_SENT_BYTES, &[id], metrics.sent_bytes.get());
         families.add(&catalog::EXPORTER_QUEUE_BYTES, &[id], metrics.queue_bytes.get());
         families.add(&catalog::EXPORTER_QUEUE_CAPACITY_BYTES, &[id], metrics.queue_capacity_bytes.get());
         let oldest = metrics.oldest.read().as_secs_f64();
         families.add(&catalog::EXPORTER_QUEUE_OLDEST_AGE, &[id], oldest);
+    }
+}
+
+fn failovers(inner: &Inner, families: &mut Families) {
+    for (id, metrics) in inner.failovers.all() {
+        let id = id.as_str();
+        families.add(&catalog::FAILOVER_LEVEL, &[id], metrics.level.get());
+        families.add(&catalog::FAILOVER_SWITCHES, &[id], metrics.switches.get());
+        for (exporter, sent) in metrics.sent() {
+            families.add(&catalog::FAILOVER_SENT, &[id, &exporter], sent.get());
+        }
     }
 }
 

@@ -50,6 +50,7 @@ pub(super) fn busy(rule: &str) -> Telemetry {
     account.add_trimmed(crate::outcome::Trimmed::Event, 1);
     telemetry.models().count(&tenant, ("ranker", "7"), 20, 1);
     telemetry.policies().loaded("7", "ab12", Duration::from_millis(3));
+    telemetry.failover("failover").sent_by("otlp_grpc/a");
     telemetry.kubernetes_watch("configmaps").up.set(1);
     telemetry.pods().watch(super::Watched::Pods).start();
     telemetry.pods().contradicted("k8s.pod.uid");

@@ -27,6 +27,14 @@ impl Limits {
     /// default message size of gRPC.
     pub(super) const ODD_BUDGET: usize = 16 << 20;
 
+    /// For what was checked once and is read again.
+    pub const CHECKED: Self = Self {
+        max_bytes: Self::MAX_BYTES,
+        decoded_budget: usize::MAX / 2,
+        index_budget: usize::MAX / 2,
+        max_depth: Self::MAX_DEPTH,
+    };
+
     /// What a request of this many bytes may be decoded: sixteen times as much, at least 64 MiB. Ordinary
     /// requests need three times.
     pub(super) fn decoded_budget_of(bytes: usize) -> usize {

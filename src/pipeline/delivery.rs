@@ -30,17 +30,18 @@ impl Deliveries {
         Self { list: Vec::new(), deadline }
     }
 
-    /// Every exporter gets every batch; what the second and later ones get is counted as copied.
-    pub(super) fn add(&mut self, exporters: &[Exporter], batches: Vec<Batch>) {
-        let Some((first, others)) = exporters.split_first() else { return };
-        if batches.is_empty() {
-            return;
+    /// Adds batches for an exporter. Where requests are counted, all it gets of one request counts as one.
+    pub(super) fn add(&mut self, exporter: &Exporter, batches: Vec<Batch>) {
+        let known = self.list.iter().position(|delivery| delivery.exporter.id() == exporter.id());
+        let place = known.unwrap_or_else(|| {
+            self.list.push(Delivery { exporter: exporter.clone(), batches: Vec::new() });
+            self.list.len() - 1
+        });
+        let all = &mut self.list[place].batches;
+        for batch in exporter.cut(batches) {
+            let joins = !all.is_empty();
+            all.push(if joins { batch.joins_request() } else { batch });
         }
-        for exporter in others {
-            let copies = batches.iter().map(Batch::copy).collect();
-            self.list.push(Delivery { exporter: exporter.clone(), batches: copies });
-        }
-        self.list.push(Delivery { exporter: first.clone(), batches });
     }
 
     /// Hands every batch to its queue; the number of items destinations rejected, if somebody waits.

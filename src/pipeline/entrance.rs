@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use super::delivery::{Deliveries, reason};
+use super::onward::{Onward, Passage, Portion};
 use super::{Accepted, Admitted, Arrival, Authentication, Pipeline, Refusal, Request, Transport};
 use crate::authentication::{Authenticating, Credentials, Unproven, Verifiers};
 use crate::batch::Batch;
@@ -190,7 +191,7 @@ impl Entrance {
                 .map_err(Refusal::Malformed)?;
             let items = index.items();
             self.0.normalized[request.signal].add(index.normalized());
-            let mut deliveries = Deliveries::new(request.deadline);
+            let mut onward = Onward::new(request.deadline);
             let mut admission = Admission::new(request.pass.clone());
             for (position, pipeline) in self.0.pipelines[request.signal].iter().enumerate() {
                 let mut work = Work {
@@ -205,17 +206,22 @@ impl Entrance {
                     admission: &mut admission,
                 };
                 match pipeline.run(&mut work) {
-                    Ok(()) => deliveries.add(&pipeline.exporters, close(&mut work, position == 0)),
+                    Ok(()) => onward.leave(pipeline, close(&mut work, position == 0)),
                     Err(stop) => {
                         let refusal = refusal(stop);
                         let reason = reason(&refusal);
                         refuse(&mut work, position == 0, reason);
-                        deliveries.refuse(reason);
+                        onward.refuse(reason);
                         return Err(Refused { items, refusal });
                     }
                 }
             }
-            Ok((items, deliveries, admission))
+            let mut passage =
+                Passage { request, admitted, claims, pod, admission: &mut admission, index, edits };
+            match onward.arrive(&mut passage) {
+                Ok(deliveries) => Ok((items, deliveries, admission)),
+                Err(refusal) => Err(Refused { items, refusal }),
+            }
         })
     }
 }
@@ -262,8 +268,8 @@ fn enter(work: &Work<'_>, first: bool, group: u32, left: u64) {
 }
 
 /// One batch for each tenant that has items left.
-fn close(work: &mut Work<'_>, first: bool) -> Vec<Batch> {
-    let mut batches = Vec::with_capacity(work.owners.groups() as usize);
+fn close(work: &mut Work<'_>, first: bool) -> Vec<Portion> {
+    let mut portions = Vec::with_capacity(work.owners.groups() as usize);
     for group in 0..work.owners.groups() {
         let left = work.draft.group_items(group);
         enter(work, first, group, left);
@@ -275,9 +281,9 @@ fn close(work: &mut Work<'_>, first: bool) -> Vec<Batch> {
         };
         let Some(bytes) = bytes else { continue };
         let batch = Batch::new(work.draft.signal(), owner.id.clone(), owner.account.clone(), (left, bytes));
-        batches.push(batch.in_flow(owner.flow.clone()));
+        portions.push(Portion { tenant: owner.clone(), batch: batch.in_flow(owner.flow.clone()) });
     }
-    batches
+    portions
 }
 
 /// The batch of a tenant whose items may carry only so much.
@@ -311,7 +317,7 @@ fn refuse(work: &mut Work<'_>, first: bool, reason: RefusedReason) {
     }
 }
 
-fn refusal(stop: Stop) -> Refusal {
+pub(super) fn refusal(stop: Stop) -> Refusal {
     match stop {
         Stop::Limited(limited) => limited.into(),
         Stop::Memory { retry_after } => Refusal::MemoryPressure { retry_after },

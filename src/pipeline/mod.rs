@@ -5,7 +5,9 @@
 
 mod delivery;
 mod entrance;
+mod onward;
 mod request;
+mod routing;
 
 pub use crate::tenant::Pass;
 pub use entrance::Entrance;
@@ -16,15 +18,17 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use routing::Router;
+
 use crate::authentication::Verifiers;
 use crate::cgroup::Capacity;
 use crate::config::processor::{Batch, Processor as ProcessorConfig};
-use crate::config::{ComponentId, Config, PipelineId, Receiver, exporter, receiver};
+use crate::config::{ComponentId, Config, Connector, PipelineId, Receiver, connector, exporter, receiver};
 use crate::exporter::{Exporter, PrepareError};
 use crate::flow::Board;
 use crate::internal_telemetry::Telemetry;
 use crate::kubernetes::pods::{self, Pods};
-use crate::otlp::{Limits, PerSignal};
+use crate::otlp::{Limits, PerSignal, Signal};
 use crate::processor::{
     Attributes, Kind, MemoryLimiter, PodAttributes, Probabilistic, Processor, Sampling, Stop, Tenancy, Work,
 };
@@ -32,10 +36,16 @@ use crate::sampling::Caps;
 use crate::sampling::probabilistic::BadSettings;
 use crate::tenant::Directory;
 
-/// One pipeline: what happens between its receivers and its exporters.
+/// One pipeline: what happens between where its data comes from and where it goes.
 pub(crate) struct Pipeline {
     processors: Vec<Processor>,
-    exporters: Vec<Exporter>,
+    outlets: Vec<Outlet>,
+}
+
+/// Where data goes that leaves a pipeline.
+enum Outlet {
+    Exporter(Exporter),
+    Router(Arc<Router>),
 }
 
 impl Pipeline {
@@ -107,10 +117,14 @@ impl Graph {
         let Lasting { directory, caps, pods } = lasting;
         let board = directory.load().table().board().clone();
         let (exporters, limiters) = (HashMap::new(), HashMap::new());
-        let mut builder = Builder { config, telemetry, board, caps, pods, capacity, exporters, limiters };
+        let pipelines = HashMap::new();
+        let mut builder =
+            Builder { config, telemetry, board, caps, pods, capacity, exporters, limiters, pipelines };
         let mut pipelines: Vec<(&PipelineId, Arc<Pipeline>)> = Vec::new();
-        for id in config.service.pipelines.keys() {
-            pipelines.push((id, Arc::new(builder.pipeline(id)?)));
+        for (id, pipeline) in &config.service.pipelines {
+            if pipeline.receivers.iter().any(|id| config.receivers.contains_key(id)) {
+                pipelines.push((id, builder.pipeline(id)?));
+            }
         }
         let verifiers = Verifiers::prepare(config, pods);
         let watched = pods::Settings::of(config).map(|_| pods.clone());
@@ -160,10 +174,16 @@ struct Builder<'a> {
     board: Arc<Board>,
     exporters: HashMap<ComponentId, Exporter>,
     limiters: HashMap<ComponentId, Arc<MemoryLimiter>>,
+    pipelines: HashMap<PipelineId, Arc<Pipeline>>,
 }
 
 impl Builder<'_> {
-    fn pipeline(&mut self, id: &PipelineId) -> Result<Pipeline, GraphError> {
+    /// The pipeline with this id and everything it leads to, made at first sight. The configuration has no
+    /// cycles.
+    fn pipeline(&mut self, id: &PipelineId) -> Result<Arc<Pipeline>, GraphError> {
+        if let Some(known) = self.pipelines.get(id) {
+            return Ok(known.clone());
+        }
         let pipeline = &self.config.service.pipelines[id];
         let mut processors = Vec::new();
         let mut batch = None;
@@ -176,9 +196,73 @@ impl Builder<'_> {
                 processors.push(Processor::new(kind, self.telemetry.processor(id.as_str())));
             }
         }
-        let exporters =
-            pipeline.exporters.iter().map(|id| self.exporter(id, batch)).collect::<Result<_, _>>()?;
-        Ok(Pipeline { processors, exporters })
+        let mut outlets = Vec::new();
+        for outlet in &pipeline.exporters {
+            outlets.push(match self.config.connectors.get(outlet) {
+                None => Outlet::Exporter(self.exporter(outlet, batch)?),
+                Some(Connector::Routing(routing)) => {
+                    Outlet::Router(Arc::new(self.router(routing, id.signal)?))
+                }
+                Some(Connector::Failover(failover)) => {
+                    Outlet::Exporter(self.failover(outlet, failover, batch)?)
+                }
+            });
+        }
+        let pipeline = Arc::new(Pipeline { processors, outlets });
+        self.pipelines.insert(id.clone(), pipeline.clone());
+        Ok(pipeline)
+    }
+
+    /// What a `routing` connector does with one signal.
+    fn router(&mut self, routing: &connector::Routing, signal: Signal) -> Result<Router, GraphError> {
+        let mut router = Router::new(self.pipelines_of(&routing.default_pipelines, signal)?);
+        for route in &routing.table {
+            let to = self.pipelines_of(&route.pipelines, signal)?;
+            router.add(route, to);
+        }
+        Ok(router)
+    }
+
+    /// Those of a connector's pipelines that take a signal.
+    fn pipelines_of(&mut self, names: &[String], signal: Signal) -> Result<Vec<Arc<Pipeline>>, GraphError> {
+        let named = names.iter().filter_map(|name| PipelineId::parse(name).ok());
+        let mut ids: Vec<PipelineId> = named.filter(|id| id.signal == signal).collect();
+        ids.sort();
+        ids.dedup();
+        ids.iter().map(|id| self.pipeline(id)).collect()
+    }
+
+    /// The exporter that stands for a `failover` connector: each level is the exporter its pipelines lead to.
+    fn failover(
+        &mut self,
+        id: &ComponentId,
+        failover: &connector::Failover,
+        batch: Option<&Batch>,
+    ) -> Result<Exporter, GraphError> {
+        if let Some(exporter) = self.exporters.get(id) {
+            return Ok(exporter.clone());
+        }
+        let mut failover = failover.clone();
+        if let Some(batch) = batch {
+            failover.sending_queue.batch.get_or_insert(batching(batch));
+        }
+        let pipelines = &self.config.service.pipelines;
+        let exporter_of = |level: &Vec<String>| {
+            let pipeline = level.iter().find_map(|name| pipelines.get(&PipelineId::parse(name).ok()?))?;
+            let id = pipeline.exporters.first()?;
+            Some((id.as_str(), self.config.exporters.get(id)?))
+        };
+        let levels: Vec<_> = failover.priority_levels.iter().filter_map(exporter_of).collect();
+        let metrics = (self.telemetry.exporter(id.as_str()), self.telemetry.failover(id.as_str()));
+        let exporter = Exporter::prepare_failover(id.as_str(), &failover, &levels, metrics)
+            .map_err(|source| GraphError::Exporter { id: id.clone(), source })?;
+        Ok(self.keep(id, exporter))
+    }
+
+    fn keep(&mut self, id: &ComponentId, exporter: Exporter) -> Exporter {
+        exporter.queue().follow(&self.board);
+        self.exporters.insert(id.clone(), exporter.clone());
+        exporter
     }
 
     /// The processor of a configuration; `batch` is none, because batching is done by the exporter.
@@ -215,18 +299,21 @@ impl Builder<'_> {
         }
         let mut config = self.config.exporters[id].clone();
         if let Some(batch) = batch {
-            config.batch_by_default(exporter::Batching {
-                flush_timeout: batch.timeout,
-                min_size: u64::from(batch.send_batch_size),
-                max_size: u64::from(batch.send_batch_max_size),
-                ..exporter::Batching::default()
-            });
+            config.batch_by_default(batching(batch));
         }
         let metrics = self.telemetry.exporter(id.as_str());
         let exporter = Exporter::prepare(id.as_str(), &config, metrics)
             .map_err(|source| GraphError::Exporter { id: id.clone(), source })?;
-        exporter.queue().follow(&self.board);
-        self.exporters.insert(id.clone(), exporter.clone());
-        Ok(exporter)
+        Ok(self.keep(id, exporter))
+    }
+}
+
+/// How the processor `batch` asks to batch.
+fn batching(batch: &Batch) -> exporter::Batching {
+    exporter::Batching {
+        flush_timeout: batch.timeout,
+        min_size: u64::from(batch.send_batch_size),
+        max_size: u64::from(batch.send_batch_max_size),
+        ..exporter::Batching::default()
     }
 }

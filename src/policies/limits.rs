@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::reader::{At, Keys, NOT_YET, STAGE_2, STAGE_3};
+use super::reader::{At, Keys, STAGE_2, STAGE_3};
 use crate::otlp::{PerSignal, Signal};
 use crate::units::{ByteSize, duration};
 use crate::yaml::{Problems, Value};
@@ -29,6 +29,8 @@ pub struct Limits {
     pub max_request_bytes: u64,
     /// Request bytes that are read and not queued yet.
     pub max_in_flight_bytes: Option<u64>,
+    /// Requests under way to one exporter that began with the tenant's data.
+    pub export_in_flight: Option<u32>,
     /// The longest string in attributes of an item.
     pub max_attribute_value_bytes: Option<u64>,
     /// Attributes of one item.
@@ -114,19 +116,14 @@ const LIMITS: Keys = Keys {
         "sustained",
         "max_request_bytes",
         "max_in_flight_bytes",
+        "export_in_flight",
         "max_attribute_value_bytes",
         "max_attributes_per_item",
         "max_events_per_span",
         "max_links_per_span",
         "max_model_versions",
     ],
-    later: &[
-        ("export_in_flight", NOT_YET),
-        ("warm_up", STAGE_2),
-        ("max_series", STAGE_3),
-        ("scope", STAGE_3),
-        ("on_unavailable", STAGE_3),
-    ],
+    later: &[("warm_up", STAGE_2), ("max_series", STAGE_3), ("scope", STAGE_3), ("on_unavailable", STAGE_3)],
 };
 
 const RULE_LIMIT: Keys = Keys {
@@ -139,6 +136,8 @@ const SUSTAINED: (Duration, Duration) = (Duration::from_secs(10), Duration::from
 const DEFAULT_BURST: Duration = Duration::from_secs(2);
 const DEFAULT_MAX_REQUEST_BYTES: u64 = 64 << 20;
 const DEFAULT_MODEL_VERSIONS: u64 = 20;
+/// As many as an exporter may have consumers.
+const MAX_EXPORT_IN_FLIGHT: u64 = 1000;
 /// The most model versions of one tenant: each is a series of metrics.
 const MAX_MODEL_VERSIONS: u64 = 1000;
 
@@ -153,6 +152,7 @@ pub(super) struct Written {
     sustained: Option<Duration>,
     max_request_bytes: Option<u64>,
     max_in_flight_bytes: Option<u64>,
+    export_in_flight: Option<u32>,
     max_attribute_value_bytes: Option<u64>,
     max_attributes_per_item: Option<u64>,
     max_events_per_span: Option<u64>,
@@ -174,6 +174,7 @@ impl Written {
             sustained: self.sustained.or(other.sustained),
             max_request_bytes: self.max_request_bytes.or(other.max_request_bytes),
             max_in_flight_bytes: self.max_in_flight_bytes.or(other.max_in_flight_bytes),
+            export_in_flight: self.export_in_flight.or(other.export_in_flight),
             max_attribute_value_bytes: self.max_attribute_value_bytes.or(other.max_attribute_value_bytes),
             max_attributes_per_item: self.max_attributes_per_item.or(other.max_attributes_per_item),
             max_events_per_span: self.max_events_per_span.or(other.max_events_per_span),
@@ -193,6 +194,7 @@ impl Written {
             sustained: self.sustained.unwrap_or_default(),
             max_request_bytes: self.max_request_bytes.unwrap_or(DEFAULT_MAX_REQUEST_BYTES),
             max_in_flight_bytes: self.max_in_flight_bytes,
+            export_in_flight: self.export_in_flight,
             max_attribute_value_bytes: self.max_attribute_value_bytes,
             max_attributes_per_item: self.max_attributes_per_item,
             max_events_per_span: self.max_events_per_span,
@@ -224,6 +226,7 @@ pub(super) fn read(at: &At<'_>, problems: &mut Problems) -> Written {
     let max_events_per_span = count_of("max_events_per_span", unbounded);
     let max_links_per_span = count_of("max_links_per_span", unbounded);
     let max_model_versions = count_of("max_model_versions", MAX_MODEL_VERSIONS);
+    let export_in_flight = count_of("export_in_flight", MAX_EXPORT_IN_FLIGHT);
     Written {
         requests_per_second,
         bytes_per_second: at.key("bytes_per_second").and_then(|value| byte_rate(&value, problems)),
@@ -237,6 +240,8 @@ pub(super) fn read(at: &At<'_>, problems: &mut Problems) -> Written {
         sustained: at.key("sustained").and_then(|value| duration_within(&value, SUSTAINED, true, problems)),
         max_request_bytes,
         max_in_flight_bytes,
+        // Within its range, which is far below.
+        export_in_flight: export_in_flight.map(|count| count as u32),
         max_attribute_value_bytes,
         max_attributes_per_item,
         max_events_per_span,

@@ -37,6 +37,7 @@ impl Written {
             weight: self.weight.unwrap_or(Share::DEFAULT.weight),
             guaranteed_bytes: self.guaranteed_bytes.unwrap_or(Share::DEFAULT.guaranteed_bytes),
             max_share: self.max_share.unwrap_or(Share::DEFAULT.max_share),
+            ..Share::DEFAULT
         }
     }
 }
@@ -98,7 +99,9 @@ fn bytes(at: &At<'_>, problems: &mut Problems) -> Option<u64> {
 impl Plan {
     /// The share of a tenant: a guarantee has who is listed by exact id, others have the rest.
     pub fn share(&self, tenant: &str) -> Share {
-        let share = self.block(tenant).queue;
+        let block = self.block(tenant);
+        let export_in_flight = block.limits.export_in_flight.unwrap_or(Share::DEFAULT.export_in_flight);
+        let share = Share { export_in_flight, ..block.queue };
         match self.is_configured(tenant) {
             true => share,
             false => Share { guaranteed_bytes: 0, ..share },
@@ -164,7 +167,7 @@ tenants:
     fn shares_are_merged_field_by_field_and_guaranteed_to_listed_tenants_only() {
         let plan = read(BLOCKS).unwrap();
         let check = |tenant: &str, (weight, mib, max_share): (u32, u64, f64)| {
-            let expected = Share { weight, guaranteed_bytes: mib << 20, max_share };
+            let expected = Share { weight, guaranteed_bytes: mib << 20, max_share, ..Share::DEFAULT };
             assert_eq!(plan.share(tenant), expected, "{tenant}");
         };
         check("acme", (8, 64, 0.25));
@@ -173,6 +176,22 @@ tenants:
         check("anybody", (1, 0, 0.25));
         check("_overflow", (3, 0, 0.25));
         assert_eq!(plan.guaranteed_bytes(), 128 << 20);
+    }
+
+    #[test]
+    fn requests_at_a_time_are_part_of_the_share() {
+        let plan = read(
+            "defaults: { limits: { export_in_flight: 4 } }\ntenants: { a: { limits: { burst: 1s } }, b: \
+                         { limits: { export_in_flight: 2 } } }",
+        )
+        .unwrap();
+        assert_eq!(["a", "b", "c"].map(|tenant| plan.share(tenant).export_in_flight), [4, 2, 4]);
+        assert_eq!(read("").unwrap().share("a").export_in_flight, u32::MAX);
+        for bad in ["0", "1001", "x"] {
+            let problems =
+                read(&format!("defaults: {{ limits: {{ export_in_flight: {bad} }} }}")).unwrap_err();
+            assert!(problems[0].contains("defaults.limits.export_in_flight: "), "{problems:?}");
+        }
     }
 
     #[test]

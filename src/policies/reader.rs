@@ -25,7 +25,6 @@ pub(super) struct Keys {
 }
 
 /// What is said about keys whose time has not come.
-pub(super) const NOT_YET: &str = "not yet available";
 pub(super) const STAGE_2: &str = "needs stage 2, which is not yet available";
 pub(super) const STAGE_3: &str = "needs stage 3, which is not yet available";
 

@@ -165,7 +165,7 @@ fn keys_of_later_stages_are_refused_not_ignored() {
         "boosts: []
 overload: {}
 rollout: {}
-defaults: { limits: { warm_up: 5s, scope: fleet, export_in_flight: 1 }, tail: {}, sampling: { target: {} } }
+defaults: { limits: { warm_up: 5s, scope: fleet }, tail: {}, sampling: { target: {} } }
 rules:
   - { name: a, target: {}, group_by: attributes.x, overload: protected, match: { trace.spans: 5 } }
 ",
@@ -175,9 +175,8 @@ rules:
             "p.yaml:4:1: rollout: needs stage 2, which is not yet available",
             "p.yaml:5:23: defaults.limits.warm_up: needs stage 2, which is not yet available",
             "p.yaml:5:36: defaults.limits.scope: needs stage 3, which is not yet available",
-            "p.yaml:5:50: defaults.limits.export_in_flight: not yet available",
-            "p.yaml:5:73: defaults.tail: needs stage 3, which is not yet available",
-            "p.yaml:5:95: defaults.sampling.target: needs stage 2, which is not yet available",
+            "p.yaml:5:52: defaults.tail: needs stage 3, which is not yet available",
+            "p.yaml:5:74: defaults.sampling.target: needs stage 2, which is not yet available",
             "p.yaml:7:16: rules[0].target: needs stage 2, which is not yet available",
             "p.yaml:7:38: rules[0].group_by: needs stage 3, which is not yet available",
             "p.yaml:7:52: rules[0].overload: needs stage 2, which is not yet available",

@@ -77,7 +77,7 @@ impl Flows {
 
     /// Takes the place from a flow that has nothing here.
     pub(super) fn leave_if_empty(&mut self, place: u32) {
-        if self.slab.get(place).is_none_or(|standing| standing.used.requests > 0) {
+        if self.slab.get(place).is_none_or(|standing| standing.used.batches > 0) {
             return;
         }
         if let Some(standing) = self.slab.remove(place) {

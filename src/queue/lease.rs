@@ -5,6 +5,7 @@
 use bytes::Bytes;
 
 use crate::batch::Batch;
+use crate::identity::TenantId;
 use crate::otlp::Signal;
 
 use super::Queue;
@@ -30,6 +31,25 @@ impl Lease {
     /// The signal of all batches.
     pub fn signal(&self) -> Signal {
         self.load.entries.first().map_or(Signal::Traces, |entry| entry.batch.signal())
+    }
+
+    /// Whose the batches are; where tenants are merged, the first of them.
+    pub fn tenant(&self) -> TenantId {
+        self.batches().next().map_or_else(TenantId::unattributed, |batch| batch.tenant().clone())
+    }
+
+    /// How many batches there are.
+    pub fn count(&self) -> usize {
+        self.load.entries.len()
+    }
+
+    /// Takes the first `count` batches out, as a lease of their own. The slot stays with the rest.
+    pub fn take_first(&mut self, count: usize) -> Lease {
+        let rest = self.load.entries.split_off(count.min(self.load.entries.len()));
+        let entries = std::mem::replace(&mut self.load.entries, rest);
+        let first = Lease::new(self.queue.clone(), Load { entries, begun_by: None });
+        self.size -= first.size;
+        first
     }
 
     /// The batches, at least one.

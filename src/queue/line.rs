@@ -8,7 +8,7 @@
 //!
 //! Deficit round robin by bytes in which waiting rounds are computed, not spun: the wheel goes straight to
 //! the next round in which somebody has a turn. Invariant: a line that has something waiting stands on
-//! the wheel or is parked; every operation is O(1).
+//! the wheel, is parked or held; every operation is O(1).
 
 use super::list::{Links, List};
 use super::room::Size;
@@ -40,6 +40,8 @@ pub(super) enum Stand {
     Wheel,
     /// Its flow has all the slots it may have while others wait.
     Parked,
+    /// Its flow has all the slots it may ever have.
+    Held,
 }
 
 /// The lines of one signal in the order of their turns.

@@ -54,25 +54,50 @@ pub struct Wanted {
     /// this much takes no more.
     pub min: u64,
     /// Take no more than this, except for one batch that is larger by itself: such a batch goes alone,
-    /// it is not split here.
+    /// it is not cut here.
     pub max: u64,
     /// As `max`, in bytes.
     pub max_bytes: u64,
     /// How long the oldest batch may wait for `min`.
     pub flush_timeout: Duration,
+    /// Which batches may be leased together.
+    pub merging: Merging,
+}
+
+/// Which batches may be leased together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Merging {
+    /// All of one signal.
+    Signal,
+    /// Those of one tenant and signal.
+    Tenant,
+    /// None: each goes alone.
+    Nothing,
 }
 
 impl Wanted {
     /// Whatever is there, up to `max_bytes`, without waiting.
     pub fn up_to(max_bytes: u64) -> Self {
-        Self { sizer: Sizer::Bytes, min: 0, max: u64::MAX, max_bytes, flush_timeout: Duration::ZERO }
+        Self {
+            sizer: Sizer::Bytes,
+            min: 0,
+            max: u64::MAX,
+            max_bytes,
+            flush_timeout: Duration::ZERO,
+            merging: Merging::Signal,
+        }
     }
 
-    /// Whether a lease that has `so_far` takes `one` more.
-    fn takes(&self, so_far: &Size, one: &Size) -> bool {
-        let with_one = *so_far + *one;
+    /// Whether a lease that begins with `first` and has `so_far` takes `one` more.
+    fn takes(&self, (first, so_far): (&Batch, &Size), one: &Batch) -> bool {
+        let may_merge = match self.merging {
+            Merging::Signal => true,
+            Merging::Tenant => first.tenant() == one.tenant(),
+            Merging::Nothing => false,
+        };
+        let with_one = *so_far + Size::one(one);
         let has_min = self.min > 0 && so_far.by(self.sizer) >= self.min;
-        !has_min && with_one.by(self.sizer) <= self.max && with_one.bytes <= self.max_bytes
+        may_merge && !has_min && with_one.by(self.sizer) <= self.max && with_one.bytes <= self.max_bytes
     }
 }
 
@@ -197,7 +222,13 @@ impl Queue {
         let closed = state.closed;
         let next = state.schedule.take(&self.0.wanted, Instant::now(), closed);
         match next {
-            Next::Taken(_) => self.wake_consumer(&mut state),
+            Next::Taken(_) => {
+                self.wake_consumer(&mut state);
+                if closed && state.schedule.is_empty() {
+                    // Who waited for a slot waits for nothing now.
+                    self.0.ready.notify_waiters();
+                }
+            }
             Next::End if closed && state.reservations == 0 => {}
             Next::End => return Next::Wait(None),
             Next::Wait(Some(_)) if state.timed => return Next::Wait(None),

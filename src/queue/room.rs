@@ -10,8 +10,10 @@ pub use crate::config::exporter::Sizer;
 /// What batches come to, in all units.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Size {
-    /// Batches: one for each tenant and signal of a request.
+    /// Requests of clients, however many tenants they have data of.
     pub requests: u64,
+    /// Batches: one for each tenant of a request.
+    pub batches: u64,
     /// Spans, data points, log records.
     pub items: u64,
     /// Encoded bytes.
@@ -21,7 +23,12 @@ pub struct Size {
 impl Size {
     /// The size of one batch.
     pub fn one(batch: &Batch) -> Self {
-        Self { requests: 1, items: batch.items(), bytes: batch.bytes().len() as u64 }
+        Self {
+            requests: u64::from(batch.opens_request()),
+            batches: 1,
+            items: batch.items(),
+            bytes: batch.bytes().len() as u64,
+        }
     }
 
     /// The size of several.
@@ -40,7 +47,10 @@ impl Size {
 
     /// Whether it is at most `other`, in every unit.
     pub fn is_within(&self, other: &Size) -> bool {
-        self.requests <= other.requests && self.items <= other.items && self.bytes <= other.bytes
+        self.requests <= other.requests
+            && self.batches <= other.batches
+            && self.items <= other.items
+            && self.bytes <= other.bytes
     }
 }
 
@@ -49,6 +59,7 @@ impl std::ops::Add for Size {
     fn add(self, other: Size) -> Size {
         Size {
             requests: self.requests + other.requests,
+            batches: self.batches + other.batches,
             items: self.items + other.items,
             bytes: self.bytes + other.bytes,
         }
@@ -64,6 +75,7 @@ impl std::ops::AddAssign for Size {
 impl std::ops::SubAssign for Size {
     fn sub_assign(&mut self, other: Size) {
         self.requests -= other.requests;
+        self.batches -= other.batches;
         self.items -= other.items;
         self.bytes -= other.bytes;
     }

@@ -4,7 +4,7 @@
 //! the weights that wait in each; a flow that waits in several has its quantum divided among them, so
 //! that it counts once. No locks, no clock. Invariants: each line is sorted by sequence number, also
 //! after leases came back; while a flow that has fewer slots than it may have waits, no flow begins
-//! leases beyond its slots.
+//! leases beyond its slots; no flow ever begins leases beyond its `export_in_flight`.
 
 use tokio::time::Instant;
 
@@ -54,6 +54,7 @@ pub(super) enum Next {
 struct Ring {
     wheel: Wheel,
     parked: List,
+    held: List,
     /// Every waiting batch, oldest first.
     age: List,
     size: Size,
@@ -251,7 +252,7 @@ impl Schedule {
         while let Some(line) = self.rings[signal].wheel.next(&mut self.turns) {
             let place = line / 3;
             let (head, quantum) = (self.head_bytes(place, signal), self.quantum(place));
-            let may_begin = self.may_begin(place) || self.eligible == 0;
+            let (may_begin, is_held) = (self.may_begin(place) || self.eligible == 0, self.is_held(place));
             let Some(standing) = self.flows.get_mut(place) else { continue };
             let line = &mut standing.lines[signal];
             let credit = quantum.saturating_mul(u64::from(line.rounds));
@@ -259,6 +260,9 @@ impl Schedule {
             (line.stand, line.rounds) = (Stand::Nowhere, 0);
             if line.deficit < head {
                 self.put_off(place, signal);
+            } else if is_held {
+                line.stand = Stand::Held;
+                self.rings[signal].held.push_back(&mut self.turns, number(place, signal));
             } else if may_begin {
                 return Some(place);
             } else {
@@ -293,7 +297,7 @@ impl Schedule {
                 break;
             };
             let one = Size::one(&head.batch);
-            is_full = !taken.is_empty() && !wanted.takes(size, &one);
+            is_full = taken.first().is_some_and(|first| !wanted.takes((&first.batch, size), &head.batch));
             if is_full || one.bytes > line.deficit {
                 break;
             }
@@ -342,37 +346,46 @@ impl Schedule {
     }
 
     fn change_in_flight(&mut self, place: u32, change: impl FnOnce(&mut u32)) {
-        let before = self.may_begin(place);
+        let (might_begin, was_held) = (self.may_begin(place), self.is_held(place));
         let Some(standing) = self.flows.get_mut(place) else { return };
         change(&mut standing.in_flight);
         let waits = standing.waiting_lines() > 0;
-        match (before, self.may_begin(place)) {
+        let may_begin = self.may_begin(place);
+        match (might_begin, may_begin) {
             (true, false) => self.eligible -= usize::from(waits),
-            (false, true) => {
-                self.eligible += usize::from(waits);
-                Signal::ALL.into_iter().for_each(|signal| self.unpark(place, signal));
-            }
+            (false, true) => self.eligible += usize::from(waits),
             _ => {}
+        }
+        if (may_begin && !might_begin) || (was_held && !self.is_held(place)) {
+            Signal::ALL.into_iter().for_each(|signal| self.unpark(place, signal));
         }
     }
 
     fn unpark(&mut self, place: u32, signal: Signal) {
         let Some(standing) = self.flows.get_mut(place) else { return };
         let line = &mut standing.lines[signal];
-        if line.stand == Stand::Parked {
-            let (ring, number) = (&mut self.rings[signal], number(place, signal));
-            ring.parked.remove(&mut self.turns, number);
-            line.stand = Stand::Wheel;
-            ring.wheel.put_first(&mut self.turns, number);
+        let (ring, number) = (&mut self.rings[signal], number(place, signal));
+        match line.stand {
+            Stand::Parked => ring.parked.remove(&mut self.turns, number),
+            Stand::Held => ring.held.remove(&mut self.turns, number),
+            Stand::Nowhere | Stand::Wheel => return,
         }
+        line.stand = Stand::Wheel;
+        ring.wheel.put_first(&mut self.turns, number);
+    }
+
+    /// Whether a flow has all the slots it may have, whether others wait or not.
+    fn is_held(&self, place: u32) -> bool {
+        self.flows.get(place).is_some_and(|standing| standing.in_flight >= standing.share.export_in_flight)
     }
 
     /// Whether a flow has fewer slots than it may have while others wait.
     fn may_begin(&self, place: u32) -> bool {
-        self.flows.get(place).is_some_and(|standing| {
-            let slots = (f64::from(self.slots) * standing.share.max_share).floor().max(1.0);
-            f64::from(standing.in_flight) < slots || standing.share.max_share >= 1.0
-        })
+        !self.is_held(place)
+            && self.flows.get(place).is_some_and(|standing| {
+                let slots = (f64::from(self.slots) * standing.share.max_share).floor().max(1.0);
+                f64::from(standing.in_flight) < slots || standing.share.max_share >= 1.0
+            })
     }
 
     /// Reads every share anew; what was saved up is cut to the new quantum.

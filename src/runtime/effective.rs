@@ -50,6 +50,7 @@ fn limits(limits: &Limits) -> Value {
     add("sustained", (!limits.sustained.is_zero()).then(|| duration::format(limits.sustained).into()));
     add("max_request_bytes", Some(limits.max_request_bytes.into()));
     add("max_in_flight_bytes", limits.max_in_flight_bytes.map(Value::from));
+    add("export_in_flight", limits.export_in_flight.map(Value::from));
     add("max_attribute_value_bytes", limits.max_attribute_value_bytes.map(Value::from));
     add("max_attributes_per_item", limits.max_attributes_per_item.map(Value::from));
     add("max_events_per_span", limits.max_events_per_span.map(Value::from));

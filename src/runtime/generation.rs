@@ -17,6 +17,7 @@ use crate::outcome::CancelReason;
 use crate::pipeline::{Accepted, Entrance, Graph, Refusal, Request, Transport};
 use crate::receiver::{Arrival, Bound, Budget, Hooks, Metrics, Receiver, Sockets};
 use crate::tasks::{Scope, Workers};
+use crate::tls::ClientTls;
 
 /// How often a retired generation looks whether its queues are empty.
 const LOOK: Duration = Duration::from_millis(100);
@@ -85,9 +86,12 @@ impl Generation {
             }
         }
         for exporter in &self.exporters {
-            if let Some(tls) = exporter.tls() {
-                let read =
-                    move || TlsReading { failed_reloads: tls.failed_reloads(), not_after: tls.not_after() };
+            let tls = exporter.tls();
+            if !tls.is_empty() {
+                let read = move || TlsReading {
+                    failed_reloads: tls.iter().map(ClientTls::failed_reloads).sum(),
+                    not_after: tls.iter().filter_map(ClientTls::not_after).min(),
+                };
                 telemetry.watch_tls(&format!("exporter/{}", exporter.id()), read);
             }
         }

@@ -54,7 +54,7 @@ impl Bounds {
         let bytes = |config: &Config| {
             let named = config.service.pipelines.values().flat_map(|pipeline| &pipeline.exporters);
             let size = |id: &ComponentId| {
-                let configured = || config.exporters.get(id).map(|exporter| exporter.max_queue_bytes().0);
+                let configured = || config.max_queue_bytes(id);
                 sizes.and_then(|sizes| sizes.queue(id.as_str())).or_else(configured)
             };
             named.filter_map(size).min()

@@ -28,6 +28,12 @@ impl Owners {
         Self { groups: vec![nobody], by_id: HashMap::new() }
     }
 
+    /// Everything belongs to a tenant that is known.
+    pub fn of(tenant: &Arc<Tenant>) -> Self {
+        let known = Group { tenant: tenant.clone(), sampled_out: 0, refused: None };
+        Self { groups: vec![known], by_id: HashMap::new() }
+    }
+
     /// How many groups there are; they are numbered from 0.
     pub fn groups(&self) -> u32 {
         self.groups.len() as u32

@@ -9,8 +9,8 @@
 //!
 //! A tenant that is told apart has a line in every queue and an account of its own. Not here: what a line
 //! may have (`policies`, `queue`). Invariant: no place is held for good by who was merely first: each
-//! minute busier tenants take the places of quieter ones whose queues are empty, so nothing is forgotten
-//! that matters.
+//! minute busier tenants take the places of quieter ones whose queues are empty and whose buckets are full,
+//! so nothing is forgotten that matters.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -251,7 +251,7 @@ impl Tenants {
             return false;
         }
         state.turn_began = now;
-        let mut idlest = state.idlest();
+        let mut idlest = state.idlest(&self.meters, now);
         for (id, requests) in state.busiest.take() {
             if state.seats.contains_key(&id) {
                 continue;
@@ -311,10 +311,14 @@ impl State {
         self.allowance >= 1.0
     }
 
-    /// Dynamic tenants with nothing in any queue, the idlest last, and how many requests each had.
-    fn idlest(&self) -> Vec<(u64, TenantId)> {
-        let is_idle = |seat: &Seat| Signal::ALL.iter().all(|s| seat.account.signal(*s).read().queued == 0);
-        let dynamic = self.seats.iter().filter(|(_, seat)| seat.class == Class::Dynamic && is_idle(seat));
+    /// Dynamic tenants with nothing in any queue and all buckets full, the idlest last, and how many requests
+    /// each had.
+    fn idlest(&self, meters: &Meters, now: Instant) -> Vec<(u64, TenantId)> {
+        let is_idle = |(id, seat): &(&TenantId, &Seat)| {
+            Signal::ALL.iter().all(|s| seat.account.signal(*s).read().queued == 0)
+                && meters.find(id).is_none_or(|meter| meter.is_idle(now))
+        };
+        let dynamic = self.seats.iter().filter(|(_, seat)| seat.class == Class::Dynamic).filter(is_idle);
         let requests = |seat: &Seat| seat.state.requests.load(Ordering::Relaxed);
         let mut idlest: Vec<_> = dynamic.map(|(id, seat)| (requests(seat), id.clone())).collect();
         idlest.sort_by(|a, b| b.cmp(a));
@@ -404,6 +408,33 @@ mod tests {
         (0..9).for_each(|_| _ = tenants.seat_at(&id("busy"), true, turn(3)));
         assert_eq!(tenants.seat_at(&id("busy"), true, turn(4)).class, Class::Dynamic);
         assert_eq!(tenants.seat_at(&id("slow"), true, turn(4)).class, Class::Overflow);
+    }
+
+    #[test]
+    fn a_tenant_that_owes_to_its_limits_keeps_its_place() {
+        use super::super::limits::Charge;
+        use super::super::meters::Metered;
+        let (tenants, _) = table(4);
+        let start = Instant::now();
+        tenants.seat_at(&id("slow"), true, start);
+        tenants.set_max_dynamic(1);
+        let limits = crate::policies::Limits {
+            requests_per_second: Some(0.01),
+            burst: Duration::from_secs(60),
+            ..crate::policies::Limits::default()
+        };
+        let Metered::Own(meter) = tenants.meters().of(&id("slow"), start) else {
+            panic!("a table with room")
+        };
+        let charge = Charge { requests: 1, bytes: 0, signal: Signal::Logs, items: 0 };
+        meter.charge(&limits, &charge, start).unwrap();
+        let turn = |n: u64| start + Duration::from_secs(61 * n);
+        let busy = |n: u64| {
+            (0..9).for_each(|_| _ = tenants.seat_at(&id("busy"), true, turn(n)));
+            tenants.seat_at(&id("busy"), true, turn(n)).class
+        };
+        assert_eq!((busy(0), busy(1)), (Class::Overflow, Class::Overflow), "full again after 100 s");
+        assert_eq!(busy(2), Class::Dynamic);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 
-use crate::harness::{Authority, Grpc, Http, Item, Sink, Tollgate, logs, post_with, spans};
+use crate::harness::{Answer, Authority, Grpc, Http, Item, Sink, Tollgate, logs, post_with, spans};
 
 fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)
@@ -127,7 +127,9 @@ async fn a_certificate_of_the_mesh_says_whose_data_it_is() {
 
 #[tokio::test]
 async fn keys_and_tiers_make_a_gateway_for_many_tenants() {
-    let backend = Sink::start().await;
+    let (backend, gold) = (Sink::start().await, Sink::start().await);
+    backend.answer(Answer::PerTenant);
+    gold.answer(Answer::PerTenant);
     let keys = example("multi-tenant-gateway").join("api-keys");
     let tollgate = Tollgate::with(&text("multi-tenant-gateway/collector.yaml"))
         .policies(&text("multi-tenant-gateway/policies.yaml"))
@@ -135,6 +137,7 @@ async fn keys_and_tiers_make_a_gateway_for_many_tenants() {
         .environment("OTLP_HTTP", "127.0.0.1:0")
         .environment("API_KEYS", keys.to_str().unwrap())
         .environment("BACKEND", &backend.url())
+        .environment("GOLD_BACKEND", &gold.url())
         .start()
         .await;
     let http = Http::new(tollgate.address("otlp/http"));
@@ -155,5 +158,11 @@ async fn keys_and_tiers_make_a_gateway_for_many_tenants() {
     assert_eq!((sent("acme"), sent("initech"), sent("shop-b-7")), (1_000.0, 1.0, 1.0));
     // Binomial(1000, 0.5): six standard deviations are 95.
     assert!((405.0..=595.0).contains(&sent("globex")), "{}", sent("globex"));
+    let of_gold = gold.items("traces");
+    assert!(of_gold.len() == 1_000 && of_gold.iter().all(|item| item.scope_org_id == "acme"));
+    for item in backend.items("traces") {
+        assert_eq!(item.scope_org_id, item.resource["tenant.id"]);
+        assert_ne!(item.scope_org_id, "acme");
+    }
     tollgate.stop().await;
 }

@@ -75,6 +75,14 @@ const OWN_HEADERS: [&str; 10] = [
     "grpc-accept-encoding",
 ];
 
+/// Every problem of a queue and of retries that stand on their own.
+pub(in crate::config) fn check_queue(queue: &SendingQueue, retry: &RetryOnFailure) -> Vec<Found> {
+    let mut found = Findings::default();
+    found.queue(queue);
+    found.retry(retry);
+    found.0
+}
+
 #[derive(Default)]
 struct Findings(Vec<Found>);
 
@@ -87,6 +95,7 @@ impl OtlpGrpc {
         }
         found.tls(&self.tls);
         found.headers(&self.headers);
+        found.tenant_headers(&self.tenant_headers, &self.headers);
         found.add_if(
             !self.authority.is_empty() && self.authority.parse::<http::uri::Authority>().is_err(),
             "authority",
@@ -131,6 +140,7 @@ impl OtlpHttp {
         }
         found.tls(&self.tls);
         found.headers(&self.headers);
+        found.tenant_headers(&self.tenant_headers, &self.headers);
         found.level(self.compression, self.compression_params.level);
         found.max_request_size(self.max_request_size);
         found.queue(&self.sending_queue);
@@ -194,6 +204,22 @@ impl Findings {
             let valid = HeaderName::from_bytes(name.as_bytes()).is_ok()
                 && HeaderValue::from_str(value.reveal()).is_ok();
             self.add_if(own || !valid, "headers", Problem::Header(name.to_owned()));
+        }
+    }
+
+    fn tenant_headers(&mut self, names: &[String], headers: &Headers) {
+        for (index, name) in names.iter().enumerate() {
+            let at = format!("tenant_headers[{index}]");
+            let is_same = |other: &str| other.eq_ignore_ascii_case(name);
+            let own = OWN_HEADERS.iter().any(|own| is_same(own)) || is_same("user-agent");
+            // gRPC would take the value of such a header for base64.
+            let binary = name.to_ascii_lowercase().ends_with("-bin");
+            let valid = HeaderName::from_bytes(name.as_bytes()).is_ok() && !own && !binary;
+            self.add_if(!valid, &at, Problem::Header(name.clone()));
+            let twice = names[..index].iter().any(|other| is_same(other))
+                || headers.iter().any(|(other, _)| is_same(other));
+            let both = "the header is set twice; leave one of them away";
+            self.add_if(twice, &at, Problem::Contradiction(both));
         }
     }
 

@@ -40,6 +40,11 @@ pub struct OtlpHttp {
     /// Headers sent with every request; their values are never shown. Default: none.
     #[serde(deserialize_with = "null_is_default")]
     pub headers: Headers,
+    /// Headers whose value is the id of the tenant whose data is sent, `X-Scope-OrgID` for one. Requests
+    /// of an exporter that has any never carry data of two tenants. Every pipeline that leads here needs
+    /// the processor `tenant`. Tollgate's own key. Default: none.
+    #[serde(deserialize_with = "null_is_default")]
+    pub tenant_headers: Vec<String>,
     /// TLS for `https` endpoints. Default: the system's authorities.
     #[serde(deserialize_with = "null_is_default")]
     pub tls: TlsClient,
@@ -105,6 +110,7 @@ impl Default for OtlpHttp {
             compression: Compression::Gzip,
             compression_params: CompressionParams::default(),
             headers: Headers::default(),
+            tenant_headers: Vec::new(),
             tls: TlsClient::default(),
             max_idle_conns: 100,
             max_idle_conns_per_host: 0,

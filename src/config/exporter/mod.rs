@@ -1,6 +1,6 @@
 //! Keys of the exporters: the Collector's, and a few of Tollgate's own that say so.
 //!
-//! Own keys are `sending_queue.max_bytes` and `max_request_size`. Only what is written is checked here;
+//! Own keys are `tenant_headers`, `sending_queue.max_bytes` and `max_request_size`. Only what is written is checked here;
 //! names are resolved and files opened by `crate::exporter`.
 
 mod check;
@@ -17,6 +17,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(super) use check::check_queue;
 pub use check::{Found, Problem};
 pub use endpoint::{Address, BadEndpoint, Endpoint};
 pub use file::{File, FileFormat, Rotation};
@@ -52,6 +53,15 @@ impl Exporter {
             Exporter::Debug(_) | Exporter::Nop(_) | Exporter::File(_) => return,
         };
         queue.batch.get_or_insert(batching);
+    }
+
+    /// The headers that name the tenant.
+    pub fn tenant_headers(&self) -> &[String] {
+        match self {
+            Exporter::OtlpGrpc(config) => &config.tenant_headers,
+            Exporter::OtlpHttp(config) => &config.tenant_headers,
+            Exporter::Debug(_) | Exporter::Nop(_) | Exporter::File(_) => &[],
+        }
     }
 
     /// The most its queue may hold.
@@ -110,6 +120,11 @@ pub struct OtlpGrpc {
     /// Headers sent with every request; their values are never shown. Default: none.
     #[serde(deserialize_with = "null_is_default")]
     pub headers: Headers,
+    /// Headers whose value is the id of the tenant whose data is sent, `X-Scope-OrgID` for one. Requests
+    /// of an exporter that has any never carry data of two tenants. Every pipeline that leads here needs
+    /// the processor `tenant`. Tollgate's own key. Default: none.
+    #[serde(deserialize_with = "null_is_default")]
+    pub tenant_headers: Vec<String>,
     /// The `:authority` of requests, for destinations that route by it. Default: empty, the endpoint's.
     pub authority: String,
     /// The User-Agent of requests. Default: empty, `tollgate/<version> (<os>/<arch>)`.
@@ -155,6 +170,7 @@ impl Default for OtlpGrpc {
             timeout: Duration::from_secs(5),
             compression: Compression::Gzip,
             headers: Headers::default(),
+            tenant_headers: Vec::new(),
             authority: String::new(),
             user_agent: String::new(),
             keepalive: None,

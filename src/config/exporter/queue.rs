@@ -12,7 +12,7 @@ use crate::units::ByteSize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Sizer {
-    /// Batches: one for each tenant and signal of a request.
+    /// Requests as they came in, however many tenants they have data of.
     Requests,
     /// Spans, data points, log records.
     Items,
@@ -29,6 +29,10 @@ pub struct SendingQueue {
     pub enabled: bool,
     /// Requests under way at the same time. Default: 10. Range: 1 to 1000.
     pub num_consumers: usize,
+    /// Finds out by itself how many requests the destination takes at a time, up to `num_consumers`: fewer
+    /// when answers become slow, half as many when it asks for patience or is away; retries beyond a fifth of
+    /// what succeeds wait for `max_interval`. Tollgate's own key. Default: false.
+    pub adaptive_consumers: bool,
     /// How much may wait and be under way, in units of `sizer`; more is refused, or waits with
     /// `block_on_overflow`. Default: 1000. Range: at least 1.
     pub queue_size: u64,
@@ -57,6 +61,7 @@ impl Default for SendingQueue {
         Self {
             enabled: true,
             num_consumers: 10,
+            adaptive_consumers: false,
             queue_size: 1000,
             sizer: Sizer::Requests,
             max_bytes: ByteSize(128 * 1024 * 1024),
@@ -76,10 +81,9 @@ pub struct Batching {
     #[serde(with = "crate::units::duration")]
     #[schemars(schema_with = "crate::units::duration::schema")]
     pub flush_timeout: Duration,
-    /// Sent as soon as this much of one signal is there. Default: 8192.
+    /// Sent as soon as this much of one signal is there, of all tenants together. Default: 8192.
     pub min_size: u64,
-    /// No request is merged above this; one batch that is larger by itself is sent as it is. 0 means no
-    /// limit of items. Whatever it is, requests are merged up to 4 MiB, which receivers take by default,
+    /// No request is larger than this: a batch above it is cut between its items. 0 means no limit of items. Whatever it is, requests are merged up to 4 MiB, which receivers take by default,
     /// unless a size in bytes asks for more. Default: 0. Range: 0, or at least `min_size`.
     pub max_size: u64,
     /// The unit of `min_size` and `max_size`. Default: items. Range: items, bytes.

@@ -126,6 +126,14 @@ fn what_cannot_be_honoured_is_a_problem() {
         "max_elapsed_time must be 0 or at least initial_interval and max_interval",
     );
     check(json!({"headers": {"Content-Type": "x"}}), "headers", "`Content-Type` cannot be set as a header");
+    let header = |names: serde_json::Value| json!({"tenant_headers": names, "headers": {"x-team": "a"}});
+    let cannot = "cannot be set as a header";
+    check(header(json!(["x y"])), "tenant_headers[0]", &format!("`x y` {cannot}"));
+    check(header(json!(["a", "TE"])), "tenant_headers[1]", &format!("`TE` {cannot}"));
+    check(header(json!(["x-tenant-bin"])), "tenant_headers[0]", &format!("`x-tenant-bin` {cannot}"));
+    let twice = "the header is set twice; leave one of them away";
+    check(header(json!(["X-Team"])), "tenant_headers[0]", twice);
+    check(header(json!(["x-a", "X-A"])), "tenant_headers[1]", twice);
     check(json!({"compression_params": {"level": 10}}), "compression_params.level", "10 is outside -1 to 9");
     check(
         json!({"traces_endpoint": "b:1"}),

@@ -83,11 +83,13 @@ pub(super) struct Fake {
 }
 
 type Script = Box<dyn Fn(usize) -> Reply + Send + Sync>;
+type Judge = Box<dyn Fn(&Seen) -> Reply + Send + Sync>;
 
 struct State {
     seen: Mutex<Vec<Seen>>,
     connections: AtomicUsize,
     script: Script,
+    judge: std::sync::OnceLock<Judge>,
     go_away: CancellationToken,
 }
 
@@ -96,6 +98,13 @@ impl Fake {
     pub(super) async fn start(script: impl Fn(usize) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         Self::on(listener, Box::new(script))
+    }
+
+    /// As [`Fake::start`], with a reply that goes by the request.
+    pub(super) async fn judging(judge: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        let fake = Self::start(|_| Reply::ok()).await;
+        assert!(fake.state.judge.set(Box::new(judge)).is_ok());
+        fake
     }
 
     pub(super) fn on(listener: TcpListener, script: Script) -> Self {
@@ -141,7 +150,8 @@ impl Fake {
 
     fn new(address: String, script: Script) -> Self {
         let (connections, go_away) = (AtomicUsize::new(0), CancellationToken::new());
-        let state = State { seen: Mutex::default(), connections, script, go_away };
+        let state =
+            State { seen: Mutex::default(), connections, script, judge: std::sync::OnceLock::new(), go_away };
         Self { address, state: Arc::new(state), scope: Scope::root("fake") }
     }
 
@@ -205,13 +215,16 @@ type Answer = Response<BoxBody<Bytes, Infallible>>;
 async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Answer, std::io::Error> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
-    let number = {
+    let reply = {
         let mut seen = state.seen.lock().unwrap();
         let path = head.uri.path().to_owned();
         seen.push(Seen { at: Instant::now(), path, version: head.version, headers: head.headers, body });
-        seen.len() - 1
+        match state.judge.get() {
+            Some(judge) => judge(&seen[seen.len() - 1]),
+            None => (state.script)(seen.len() - 1),
+        }
     };
-    match (state.script)(number) {
+    match reply {
         Reply::Never => std::future::pending().await,
         Reply::Close => Err(std::io::ErrorKind::ConnectionAborted.into()),
         Reply::Http { status, headers, body } => {

@@ -108,6 +108,20 @@ async fn the_deadline_of_the_sender_reaches_the_destination() {
 }
 
 #[tokio::test]
+async fn a_destination_that_asks_for_patience_gets_fewer_requests_at_a_time() {
+    let fake = Fake::start(|n| if n < 40 { Reply::grpc(14) } else { Reply::ok() }).await;
+    let batch = json!({"min_size": 1, "max_size": 1});
+    let queue = json!({"num_consumers": 32, "adaptive_consumers": true, "batch": batch});
+    let world = World::grpc(&fake, json!({"sending_queue": queue}));
+    assert_eq!(world.metrics.in_flight_limit.get(), 32);
+    (0..200).for_each(|_| world.send(1));
+    eventually("fewer at a time", || world.metrics.in_flight_limit.get() < 32).await;
+    world.empty().await;
+    assert!(world.metrics.in_flight_limit.get() >= 1);
+    assert_eq!(world.end().await.sent, 200);
+}
+
+#[tokio::test]
 async fn without_a_queue_requests_are_not_merged() {
     let fake = Fake::start(|_| Reply::ok()).await;
     let world = World::grpc(&fake, json!({"sending_queue": {"enabled": false}}));

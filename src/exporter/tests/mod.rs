@@ -2,6 +2,7 @@ mod fake;
 mod grpc;
 mod http;
 mod life;
+mod merged;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -11,6 +11,7 @@ use crate::outcome::{Account, Books, DroppedReason};
 
 mod fair;
 mod model;
+mod slots;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -173,7 +174,7 @@ async fn a_batch_above_the_wanted_size_goes_alone() {
 
 fn batching(min: u64, max: u64) -> Wanted {
     let flush_timeout = Duration::from_millis(200);
-    Wanted { sizer: Sizer::Items, min, max, max_bytes: MIB, flush_timeout }
+    Wanted { sizer: Sizer::Items, min, max, flush_timeout, ..Wanted::up_to(MIB) }
 }
 
 #[tokio::test(start_paused = true)]

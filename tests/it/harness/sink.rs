@@ -28,16 +28,20 @@ pub enum Answer {
     Slow(Duration),
     /// No answer at all while this is set.
     Silence,
+    /// As Mimir and Tempo: takes data with an `X-Scope-OrgID`, says 401 without.
+    PerTenant,
 }
 
 /// One item as it arrived.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Arrived {
     /// Span name, metric name, log body.
     pub name: String,
     pub resource: HashMap<String, String>,
     pub attributes: HashMap<String, String>,
     pub trace_state: String,
+    /// The `X-Scope-OrgID` of its request; empty if there was none.
+    pub scope_org_id: String,
 }
 
 #[derive(Default)]
@@ -52,25 +56,30 @@ struct State {
 pub struct Sink {
     address: SocketAddr,
     state: Arc<State>,
+    life: Arc<Mutex<tokio::task::JoinHandle<()>>>,
 }
 
 impl Sink {
     pub async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let sink = Self { address: listener.local_addr().unwrap(), state: Arc::default() };
-        let state = sink.state.clone();
-        tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let state = state.clone();
-                tokio::spawn(async move {
-                    let service = service_fn(move |request| serve(state.clone(), request));
-                    let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-                    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
-                });
-            }
-        });
-        sink
+        let (address, state) = (listener.local_addr().unwrap(), Arc::default());
+        let life = Arc::new(Mutex::new(live(listener, &state)));
+        Self { address, state, life }
+    }
+
+    /// Breaks all connections off and listens no more.
+    pub async fn kill(&self) {
+        self.life.lock().unwrap().abort();
+        super::eventually("the listener to be gone", || async {
+            tokio::net::TcpStream::connect(self.address).await.is_err().then_some(())
+        })
+        .await;
+    }
+
+    /// Listens again where it did.
+    pub async fn revive(&self) {
+        let listener = tokio::net::TcpListener::bind(self.address).await.unwrap();
+        *self.life.lock().unwrap() = live(listener, &self.state);
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -106,6 +115,23 @@ impl Sink {
     }
 }
 
+fn live(listener: tokio::net::TcpListener, state: &Arc<State>) -> tokio::task::JoinHandle<()> {
+    let state = state.clone();
+    tokio::spawn(async move {
+        // Ends with the listener, and the connections with it.
+        let mut connections = tokio::task::JoinSet::new();
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let state = state.clone();
+            connections.spawn(async move {
+                let service = service_fn(move |request| serve(state.clone(), request));
+                let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    })
+}
+
 type Body = http_body_util::combinators::BoxBody<Bytes, std::convert::Infallible>;
 
 async fn serve(
@@ -122,6 +148,9 @@ async fn serve(
     };
     let grpc =
         head.headers.get("content-type").is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+    let tenants: Vec<_> = head.headers.get_all("x-scope-orgid").iter().collect();
+    assert!(tenants.len() <= 1, "{tenants:?}");
+    let scope_org_id = tenants.first().map_or(String::new(), |value| value.to_str().unwrap().to_owned());
     loop {
         let answer = state.answer.lock().unwrap().unwrap_or(Answer::Ok);
         match answer {
@@ -133,13 +162,16 @@ async fn serve(
             }
             Answer::Unavailable => return Ok(respond(grpc, 14, 503)),
             Answer::Invalid => return Ok(respond(grpc, 3, 400)),
+            Answer::PerTenant if scope_org_id.is_empty() => return Ok(respond(grpc, 16, 401)),
+            Answer::PerTenant => break,
         }
     }
     let encoding = if grpc { "grpc-encoding" } else { "content-encoding" };
     let body = if grpc { body.slice(5..) } else { body };
     let body = decompress(head.headers.get(encoding), body);
     let (signal, arrived) = decode(head.uri.path(), &body);
-    state.items.lock().unwrap().extend(arrived.into_iter().map(|item| (signal, item)));
+    let arrived = arrived.into_iter().map(|item| Arrived { scope_org_id: scope_org_id.clone(), ..item });
+    state.items.lock().unwrap().extend(arrived.map(|item| (signal, item)));
     Ok(respond(grpc, 0, 200))
 }
 
@@ -205,6 +237,7 @@ fn spans(request: ExportTraceServiceRequest) -> Vec<Arrived> {
                 resource: resource.clone(),
                 attributes,
                 trace_state: span.trace_state,
+                scope_org_id: String::new(),
             });
         }
     }
@@ -221,7 +254,7 @@ fn records(request: ExportLogsServiceRequest) -> Vec<Arrived> {
                 other => format!("{other:?}"),
             };
             let attributes = texts(&record.attributes);
-            all.push(Arrived { name, resource: resource.clone(), attributes, trace_state: String::new() });
+            all.push(Arrived { name, resource: resource.clone(), attributes, ..Arrived::default() });
         }
     }
     all
@@ -241,7 +274,7 @@ fn points(request: ExportMetricsServiceRequest) -> Vec<Arrived> {
             };
             for attributes in attributes {
                 let (name, resource) = (metric.name.clone(), resource.clone());
-                all.push(Arrived { name, resource, attributes, trace_state: String::new() });
+                all.push(Arrived { name, resource, attributes, ..Arrived::default() });
             }
         }
     }
