@@ -9,6 +9,7 @@
 //! do not know each other. `tests/it/layers.rs` reads the list below and enforces it.
 
 // layer: ground
+pub mod cgroup;
 pub mod compression;
 pub mod identity;
 pub mod tasks;
@@ -23,6 +24,8 @@ pub mod flow;
 pub mod outcome;
 // layer: what flows
 pub mod batch;
+// layer: records on disk
+pub mod journal;
 // layer: files
 pub mod config;
 pub mod policies;

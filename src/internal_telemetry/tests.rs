@@ -56,7 +56,11 @@ pub(super) fn busy(rule: &str) -> Telemetry {
     telemetry.pods().contradicted("k8s.pod.uid");
     telemetry.watch_tasks(&crate::tasks::Scope::root("test"));
     telemetry.watch_tls("receiver/otlp", || TlsReading { failed_reloads: 2, not_after: Some(1) });
-    telemetry.kubernetes_watch("configmaps").up.set(1);
+    let groups = tempfile::tempdir().unwrap();
+    std::fs::write(groups.path().join("cgroup.controllers"), "").unwrap();
+    std::fs::write(groups.path().join("cpu.max"), "150000 100000").unwrap();
+    telemetry.watch_capacity(&crate::cgroup::Capacity::read(groups.path()));
+    telemetry.set_pools(vec![("requests".into(), 64 << 20)]);
     telemetry
 }
 

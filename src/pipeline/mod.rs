@@ -21,6 +21,7 @@ use arc_swap::ArcSwap;
 use routing::Router;
 
 use crate::authentication::Verifiers;
+use crate::cgroup::Capacity;
 use crate::config::processor::{Batch, Processor as ProcessorConfig};
 use crate::config::{ComponentId, Config, Connector, PipelineId, Receiver, connector, exporter, receiver};
 use crate::exporter::{Exporter, PrepareError};
@@ -103,16 +104,22 @@ pub enum GraphError {
 }
 
 impl Graph {
-    /// Connects the components to what outlives them.
+    /// Connects the components to what outlives them; percentages of memory are those of `capacity`.
     ///
     /// # Errors
     /// [`GraphError`]: the configuration must change.
-    pub fn prepare(config: &Config, telemetry: &Telemetry, lasting: &Lasting) -> Result<Self, GraphError> {
+    pub fn prepare(
+        config: &Config,
+        telemetry: &Telemetry,
+        lasting: &Lasting,
+        capacity: &Capacity,
+    ) -> Result<Self, GraphError> {
         let Lasting { directory, caps, pods } = lasting;
         let board = directory.load().table().board().clone();
         let (exporters, limiters) = (HashMap::new(), HashMap::new());
         let pipelines = HashMap::new();
-        let mut builder = Builder { config, telemetry, board, caps, pods, exporters, limiters, pipelines };
+        let mut builder =
+            Builder { config, telemetry, board, caps, pods, capacity, exporters, limiters, pipelines };
         let mut pipelines: Vec<(&PipelineId, Arc<Pipeline>)> = Vec::new();
         for (id, pipeline) in &config.service.pipelines {
             if pipeline.receivers.iter().any(|id| config.receivers.contains_key(id)) {
@@ -162,6 +169,7 @@ struct Builder<'a> {
     config: &'a Config,
     telemetry: &'a Telemetry,
     caps: &'a Arc<Caps>,
+    capacity: &'a Capacity,
     pods: &'a Pods,
     board: Arc<Board>,
     exporters: HashMap<ComponentId, Exporter>,
@@ -277,7 +285,7 @@ impl Builder<'_> {
             }
             ProcessorConfig::MemoryLimiter(config) => {
                 let metrics = self.telemetry.memory_limiter(id.as_str());
-                let new = || Arc::new(MemoryLimiter::new(config, metrics));
+                let new = || Arc::new(MemoryLimiter::new(config, metrics, self.capacity));
                 Kind::MemoryLimiter(self.limiters.entry(id.clone()).or_insert_with(new).clone())
             }
         }))

@@ -4,10 +4,12 @@
 //! network and disk was checked; when [`Collector::stop`] returns no task is alive and every accepted
 //! item is accounted for.
 
+mod capacity;
 mod effective;
 mod generation;
 mod in_force;
 mod leaks;
+mod pools;
 mod prepare;
 mod surfaces;
 
@@ -21,6 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::admin::Readiness;
+use crate::cgroup::Capacity;
 use crate::config::{Config, service};
 use crate::internal_telemetry::logging::Log;
 use crate::internal_telemetry::{LogFormat, OwnResource, Telemetry, Traces, logging, push};
@@ -31,6 +34,7 @@ use crate::receiver::Sockets;
 use crate::tasks::{Scope, Workers};
 use crate::yaml::Problems;
 
+use capacity::Following;
 use generation::{Generation, Retired};
 use in_force::Policies;
 pub use prepare::{Checked, Files, check};
@@ -47,6 +51,8 @@ pub struct Options {
     pub policies: Option<PathBuf>,
     /// Worker threads; `None`: what the cgroup's CPU quota and the affinity allow.
     pub workers: Option<usize>,
+    /// Where the control groups are mounted whose limits are followed.
+    pub cgroup_root: PathBuf,
     /// How log lines look.
     pub log_format: LogFormat,
     /// How long queues may drain.
@@ -55,7 +61,8 @@ pub struct Options {
 
 impl Options {
     fn files(&self) -> Files<'_> {
-        Files { config: &self.config, set: &self.set, policies: self.policies.as_deref() }
+        let memory = Capacity::read(&self.cgroup_root).memory();
+        Files { config: &self.config, set: &self.set, policies: self.policies.as_deref(), memory }
     }
 }
 
@@ -112,6 +119,7 @@ pub struct Collector {
     options: Options,
     scope: Scope,
     workers: Workers,
+    following: Following,
     telemetry: Telemetry,
     readiness: Readiness,
     policies: Policies,
@@ -150,7 +158,8 @@ impl Collector {
         for line in checked.warnings.lines() {
             tracing::warn!(name: "config.warning", "{line}");
         }
-        let count = options.workers.map_or_else(available_workers, |count| count.max(1));
+        let following = Following::new(&options.cgroup_root, options.workers, &telemetry);
+        let count = following.workers();
         let workers = Workers::start(count).context("no worker threads")?;
         telemetry.workers().set(count as i64);
         telemetry.watch_tasks(&scope);
@@ -167,11 +176,15 @@ impl Collector {
             push::start(&scope, &telemetry, periodic)?;
         }
         policies.follow_api(client_of(&checked).await?);
-        let graph = checked.graph(&telemetry, policies.lasting()).map_err(|p| anyhow::anyhow!("{p}"))?;
+        let graph = checked.graph(&telemetry, policies.lasting(), following.capacity());
+        let graph = graph.map_err(|p| anyhow::anyhow!("{p}"))?;
+        following.size(checked.pools.clone(), &graph.exporters);
+        following.start(&scope, workers.team());
         watch_pods(config, &policies, &scope).await?;
         let mut sockets = Sockets::default();
         sockets.begin();
-        let generation = Generation::start(graph, &scope, &workers, &mut sockets).await?;
+        let generation =
+            Generation::start(graph, &scope, (&workers, following.budget()), &mut sockets).await?;
         generation.show_tls(&telemetry);
         readiness.set_ready();
         let retired = Vec::new();
@@ -179,6 +192,7 @@ impl Collector {
             options,
             scope,
             workers,
+            following,
             telemetry,
             readiness,
             policies,
@@ -221,11 +235,19 @@ impl Collector {
         let (place, in_force) = self.policies.source();
         let checked = prepare::check_to_reload(self.options.files(), (place.as_ref(), &in_force))
             .map_err(|problems| anyhow::anyhow!("{}", problems.lines().join("\n")))?;
-        let graph =
-            checked.graph(&self.telemetry, self.policies.lasting()).map_err(|p| anyhow::anyhow!("{p}"))?;
+        let graph = checked.graph(&self.telemetry, self.policies.lasting(), self.following.capacity());
+        let graph = graph.map_err(|p| anyhow::anyhow!("{p}"))?;
+        let exporters = graph.exporters.clone();
         let client = client_of(&checked).await?;
         self.sockets.begin();
-        let next = match Generation::start(graph, &self.scope, &self.workers, &mut self.sockets).await {
+        let next = match Generation::start(
+            graph,
+            &self.scope,
+            (&self.workers, self.following.budget()),
+            &mut self.sockets,
+        )
+        .await
+        {
             Ok(next) => next,
             Err(error) => {
                 self.sockets.roll_back();
@@ -238,6 +260,7 @@ impl Collector {
             return Err(error);
         }
         self.sockets.commit();
+        self.following.size(checked.pools.clone(), &exporters);
         self.policies.switch(&checked, client, &self.scope).await;
         if let Err(error) = watch_pods(&checked.config, &self.policies, &self.scope).await {
             tracing::error!(name: "pods.failed", "{error:#}; pods are watched as before");
@@ -345,11 +368,6 @@ async fn client_of(checked: &Checked) -> anyhow::Result<Option<Client>> {
     let Some(keys) = &checked.config_map else { return Ok(None) };
     let client = kubernetes::connect(&keys.access()).await.context("extensions.policies.config_map")?;
     Ok(Some(client))
-}
-
-/// The CPUs this process may use: affinity and the cgroup's quota, at least one.
-fn available_workers() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn report(books: &Books, telemetry: &Telemetry, (scope, left): (&Scope, &str)) {

@@ -39,7 +39,9 @@ pub struct SendingQueue {
     /// The unit of `queue_size`. Default: requests. Range: requests, items, bytes.
     pub sizer: Sizer,
     /// The bound in bytes that holds whatever `sizer` is: the memory this queue can take. Tollgate's own
-    /// key. Default: 128MiB. Range: at least 1KiB.
+    /// key. Default: 128MiB, or less where the memory limit of the control group leaves less: a quarter of
+    /// it goes to requests under way, the rest is divided among the queues whose size is not written.
+    /// Range: at least 1KiB.
     pub max_bytes: ByteSize,
     /// Lets senders wait for room until their deadline, instead of refusing them. Default: false.
     pub block_on_overflow: bool,

@@ -1,0 +1,197 @@
+//! Tests of the journal: on the real disk here, on simulated ones in the modules below.
+
+mod damage;
+mod disk;
+mod faults;
+mod golden;
+mod life;
+mod memory;
+mod model;
+mod power;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use super::*;
+use crate::identity::TenantId;
+use crate::otlp::Signal;
+
+/// Small segments, so that a test has several.
+fn options() -> Options {
+    Options { segment_size: 16 << 10, max_record: 64 << 10, ..Options::for_size(1 << 20, 64 << 10) }
+}
+
+fn record(tenant: &str, payload: impl Into<Bytes>) -> Record {
+    let head = Head {
+        tenant: TenantId::new(tenant).unwrap(),
+        principal: "spiffe://example.org/sender".into(),
+        revision: "r1".into(),
+        signal: Signal::Logs,
+        items: 3,
+        flags: 7,
+        received_unix_nanos: 1_700_000_000_000_000_000,
+    };
+    Record { head, payload: payload.into() }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+async fn close(journal: Journal) {
+    assert!(journal.close(soon()).await, "closed in time");
+}
+
+#[tokio::test]
+async fn what_was_stored_is_there_after_a_restart_in_order() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("a/b");
+    let (journal, recovery) = Journal::open(&path, options()).unwrap();
+    assert!(recovery.waiting.is_empty());
+    for n in 0..40u8 {
+        let places =
+            journal.append(vec![record("acme", vec![n; 1500]), record("zeta", vec![n; 10])]).await.unwrap();
+        assert_eq!(journal.read(places[0]).await.unwrap(), vec![n; 1500]);
+    }
+    close(journal).await;
+    let (journal, recovery) = Journal::open(&path, options()).unwrap();
+    assert_eq!(recovery.damage, Damage::default());
+    assert_eq!(recovery.waiting.len(), 80);
+    for (n, pair) in recovery.waiting.chunks(2).enumerate() {
+        assert_eq!(pair[0].head, record("acme", "").head);
+        assert_eq!(pair[1].head.tenant.as_str(), "zeta");
+        assert_eq!((pair[0].bytes, pair[1].bytes), (1500, 10));
+        assert_eq!(journal.read(pair[1].place).await.unwrap(), vec![n as u8; 10]);
+    }
+    close(journal).await;
+}
+
+#[tokio::test]
+async fn what_has_ended_is_gone_and_so_are_its_segments() {
+    let dir = TempDir::new().unwrap();
+    let (journal, _) = Journal::open(dir.path(), options()).unwrap();
+    let mut places = Vec::new();
+    for n in 0..100u8 {
+        places.extend(journal.append(vec![record("acme", vec![n; 1500])]).await.unwrap());
+    }
+    let (last, ended) = places.split_last().unwrap();
+    journal.end(ended);
+    close(journal).await;
+    let (journal, recovery) = Journal::open(dir.path(), options()).unwrap();
+    assert_eq!(recovery.waiting.iter().map(|waits| waits.place).collect::<Vec<_>>(), [*last]);
+    assert_eq!(recovery.damage, Damage::default());
+    assert_eq!(journal.usage().segments, 1);
+    journal.end(&[*last]);
+    close(journal).await;
+    let (journal, recovery) = Journal::open(dir.path(), options()).unwrap();
+    assert_eq!((recovery.waiting.len(), journal.usage().segments), (0, 0));
+    let files = std::fs::read_dir(dir.path()).unwrap().count();
+    assert!(files <= 3, "lock, reserve and one note are left, not {files} files");
+    close(journal).await;
+}
+
+#[tokio::test]
+async fn a_full_journal_refuses_and_takes_again_when_records_have_ended() {
+    let dir = TempDir::new().unwrap();
+    let (journal, _) = Journal::open(dir.path(), options()).unwrap();
+    let mut places = Vec::new();
+    let full = loop {
+        match journal.append(vec![record("acme", vec![1; 4000])]).await {
+            Ok(more) => places.extend(more),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(full, AppendError::Full { max_bytes } if max_bytes == 1 << 20), "{full}");
+    assert!(journal.usage().disk_bytes <= 1 << 20);
+    assert!(places.len() > 200, "{}", places.len());
+    journal.end(&places[..20]);
+    // Ends are handled before the next append is.
+    while journal.append(vec![record("acme", vec![1; 4000])]).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    assert!(journal.usage().disk_bytes <= 1 << 20);
+    close(journal).await;
+}
+
+#[tokio::test]
+async fn a_second_opener_is_told_and_a_record_that_never_fits_too() {
+    let dir = TempDir::new().unwrap();
+    let (journal, _) = Journal::open(dir.path(), options()).unwrap();
+    let error = Journal::open(dir.path(), options()).unwrap_err();
+    assert_eq!(error.to_string(), format!("{} is in use by another process", dir.path().display()));
+    let error = journal.append(vec![record("acme", vec![0; 65 << 10])]).await.unwrap_err();
+    assert_eq!(error.to_string(), "a record of 66560 bytes does not fit; 1 to 65536 do");
+    assert!(matches!(journal.append(vec![record("acme", "")]).await, Err(AppendError::TooLarge { .. })));
+    close(journal.clone()).await;
+    assert!(matches!(journal.append(vec![record("acme", "x")]).await, Err(AppendError::Closed)));
+}
+
+#[tokio::test]
+async fn a_stuck_record_pins_its_own_bytes_and_not_its_segment() {
+    let dir = TempDir::new().unwrap();
+    let (journal, _) = Journal::open(dir.path(), options()).unwrap();
+    let mut stuck = Vec::new();
+    for n in 0..400u32 {
+        let places = journal
+            .append(vec![record("stuck", n.to_le_bytes().to_vec()), record("acme", vec![1; 4000])])
+            .await
+            .unwrap();
+        stuck.push(places[0]);
+        journal.end(&places[1..]);
+    }
+    let usage = journal.usage();
+    assert!(usage.moved > 0 && usage.records >= 400, "{usage:?}");
+    for (n, place) in stuck.iter().enumerate() {
+        assert_eq!(journal.read(*place).await.unwrap(), (n as u32).to_le_bytes().to_vec());
+    }
+    close(journal).await;
+    let (journal, recovery) = Journal::open(dir.path(), options()).unwrap();
+    let order: Vec<u64> = recovery.waiting.iter().map(|waits| waits.place.sequence()).collect();
+    assert_eq!(order, stuck.iter().map(Place::sequence).collect::<Vec<_>>());
+    let all: Vec<Place> = recovery.waiting.iter().map(|waits| waits.place).collect();
+    journal.end(&all);
+    close(journal).await;
+    let (journal, recovery) = Journal::open(dir.path(), options()).unwrap();
+    assert_eq!((recovery.waiting.len(), recovery.damage), (0, Damage::default()));
+    close(journal).await;
+}
+
+#[tokio::test]
+async fn dead_letters_are_kept_within_their_bound() {
+    let dir = TempDir::new().unwrap();
+    let (journal, _) = Journal::open(dir.path(), options()).unwrap();
+    for _ in 0..60 {
+        let places = journal.append(vec![record("acme", vec![1; 4000])]).await.unwrap();
+        journal.set_aside(places[0], "the destination refused it").await.unwrap();
+    }
+    let usage = journal.usage();
+    assert_eq!(usage.records, 0);
+    assert!(usage.dead_letters > 10 && usage.dead_letters_dropped > 10, "{usage:?}");
+    assert_eq!(usage.dead_letters + usage.dead_letters_dropped, 60);
+    close(journal).await;
+    let (journal, _) = Journal::open(dir.path(), options()).unwrap();
+    assert_eq!(journal.usage().dead_letters, usage.dead_letters);
+    close(journal).await;
+}
+
+#[tokio::test]
+async fn an_append_nobody_waits_for_leaves_nothing_behind() {
+    let dir = TempDir::new().unwrap();
+    let (journal, _) = Journal::open(dir.path(), options()).unwrap();
+    for _ in 0..50 {
+        let append = journal.append(vec![record("acme", vec![1; 1000])]);
+        let mut append = std::pin::pin!(append);
+        let poll = std::future::Future::poll(
+            append.as_mut(),
+            &mut std::task::Context::from_waker(std::task::Waker::noop()),
+        );
+        assert!(poll.is_pending());
+    }
+    close(journal).await;
+    let (journal, recovery) = Journal::open(dir.path(), options()).unwrap();
+    assert_eq!(recovery.waiting.len(), 0);
+    close(journal).await;
+}
