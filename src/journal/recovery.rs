@@ -29,10 +29,14 @@ pub(super) fn open(
     options: Options,
 ) -> Result<(Engine, Recovery), OpenError> {
     let start = Instant::now();
+    // What a killed process renamed and could not sync must not change under the files it renamed.
+    let synced = storage.sync_dir(dir);
     let survey = survey(&*storage, dir)?;
     let mut damage = missing(&survey);
     let mut engine = empty(Shared::new(storage, dir, options));
     let size = engine.shared.options.segment_size;
+    engine.is_dir_dirty = synced.is_err();
+    engine.note(synced);
     engine.has_reserve = survey.reserve.is_some_and(|len| len >= size);
     for (number, len, letters) in &survey.dead {
         engine.dead.add(*number, *len, *letters);
@@ -180,6 +184,7 @@ fn take(engine: &mut Engine, found: Found, limit: Option<u64>, damage: &mut Dama
             };
             let mut segment = Segment::new(contents.identity, None);
             if let Some(ends) = &found.ends
+                && !engine.is_dir_dirty
                 && let Ok(file) = engine.shared.storage.open(&engine.path(&ends_name(base)))
             {
                 segment.ends = Some(EndsFile::resume(file, contents.identity, ends.len));
