@@ -1,7 +1,8 @@
 //! What flows from the pipeline to the exporters: one signal of one tenant, encoded.
 //!
 //! Invariant: a batch ends in exactly one place, [`Batch::sent`], [`Batch::dropped`] or
-//! [`Batch::refused`]; one that is let go without is counted as `abandoned`.
+//! [`Batch::refused`]; one that is let go without is counted as `abandoned`. A batch that a log on disk has
+//! may be without its bytes for a while, and at the end of the program it is [`Batch::stored`].
 
 use std::sync::{Arc, Mutex};
 
@@ -20,11 +21,23 @@ pub struct Batch {
     signal: Signal,
     tenant: TenantId,
     items: u64,
-    bytes: Bytes,
+    size: u64,
+    /// None while only a log on disk has them.
+    bytes: Option<Bytes>,
     received_at: Instant,
     account: Option<Arc<Account>>,
     flow: Flow,
     receipt: Option<Receipt>,
+    origin: Option<Arc<Origin>>,
+}
+
+/// Who sent a batch, and under which policies it was taken: what a log on disk keeps of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The sender's proven name.
+    pub principal: Arc<str>,
+    /// The revision of the policies.
+    pub revision: Arc<str>,
 }
 
 impl Batch {
@@ -35,13 +48,41 @@ impl Batch {
         account: Arc<Account>,
         (items, bytes): (u64, Bytes),
     ) -> Self {
+        Self::made(signal, tenant, account, (items, bytes.len() as u64, Some(bytes)))
+    }
+
+    /// A batch that a log on disk has had since before the program started: `items` in `size` bytes. It is
+    /// counted as recovered.
+    pub fn recovered(
+        signal: Signal,
+        tenant: TenantId,
+        account: Arc<Account>,
+        (items, size): (u64, u64),
+    ) -> Self {
+        account.signal(signal).add_recovered(items);
+        Self::made(signal, tenant, account, (items, size, None))
+    }
+
+    fn made(
+        signal: Signal,
+        tenant: TenantId,
+        account: Arc<Account>,
+        (items, size, bytes): (u64, u64, Option<Bytes>),
+    ) -> Self {
         let (account, flow) = (Some(account), Flow::of_nobody());
-        Self { signal, tenant, items, bytes, received_at: Instant::now(), account, flow, receipt: None }
+        let (received_at, receipt, origin) = (Instant::now(), None, None);
+        Self { signal, tenant, items, size, bytes, received_at, account, flow, receipt, origin }
     }
 
     /// Stands in the line of its tenant in every queue, instead of nobody's.
     pub fn in_flow(mut self, flow: Flow) -> Self {
         self.flow = flow;
+        self
+    }
+
+    /// Remembers where it came from.
+    pub fn from(mut self, origin: Arc<Origin>) -> Self {
+        self.origin = Some(origin);
         self
     }
 
@@ -60,11 +101,13 @@ impl Batch {
             signal: self.signal,
             tenant: self.tenant.clone(),
             items: self.items,
+            size: self.size,
             bytes: self.bytes.clone(),
             received_at: self.received_at,
             account: self.account.clone(),
             flow: self.flow.clone(),
             receipt: self.receipt.clone(),
+            origin: self.origin.clone(),
         }
     }
 
@@ -88,9 +131,29 @@ impl Batch {
         self.items
     }
 
-    /// The encoded request.
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
+    /// Bytes of the encoded request.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The encoded request; `None` while only a log on disk has it.
+    pub fn bytes(&self) -> Option<&Bytes> {
+        self.bytes.as_ref()
+    }
+
+    /// Where it came from, if that was noted.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_deref()
+    }
+
+    /// Lets go of the encoded request, and of what only the log needs to know: the log has it.
+    pub fn put_down(&mut self) {
+        (self.bytes, self.origin) = (None, None);
+    }
+
+    /// Has the encoded request again.
+    pub fn take_up(&mut self, bytes: Bytes) {
+        self.bytes = Some(bytes);
     }
 
     /// When the pipeline made it.
@@ -101,14 +164,14 @@ impl Batch {
     /// A queue takes this batch; [`Batch::leave_queue`] undoes it in the books.
     pub fn enter_queue(&self) {
         if let Some(account) = &self.account {
-            account.signal(self.signal).enter_queue(self.items, self.bytes.len() as u64);
+            account.signal(self.signal).enter_queue(self.items, self.size);
         }
     }
 
     /// A queue's ownership of this batch ends.
     pub fn leave_queue(&self) {
         if let Some(account) = &self.account {
-            account.signal(self.signal).leave_queue(self.items, self.bytes.len() as u64);
+            account.signal(self.signal).leave_queue(self.items, self.size);
         }
     }
 
@@ -128,6 +191,13 @@ impl Batch {
     pub fn dropped(mut self, reason: DroppedReason) {
         if let Some(account) = self.account.take() {
             account.signal(self.signal).add_dropped(reason, self.items);
+        }
+    }
+
+    /// The program lets go of it, and a log on disk has it for the next start.
+    pub fn stored(mut self) {
+        if let Some(account) = self.account.take() {
+            account.signal(self.signal).add_stored(self.items);
         }
     }
 

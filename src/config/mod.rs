@@ -19,6 +19,7 @@ pub mod receiver;
 mod reference;
 mod schema;
 pub mod service;
+pub mod storage;
 mod substitute;
 pub mod tls;
 pub mod verifiers;
@@ -32,6 +33,7 @@ pub use processor::Processor;
 pub use reference::reference;
 pub use schema::schema;
 
+use crate::units::ByteSize;
 use crate::yaml::{Node, Problems, Source, Value};
 
 /// A whole configuration: components by id, and what runs.
@@ -116,6 +118,20 @@ impl Config {
         })
     }
 
+    /// Where an exporter keeps its queue; none: in memory.
+    pub fn storage_of(&self, exporter: &ComponentId) -> Option<(&ComponentId, &storage::FileStorage)> {
+        storage::of(self.exporters.get(exporter)?, &self.extensions)
+    }
+
+    /// The most the queue of an exporter may hold, in bytes.
+    pub fn max_queue_bytes(&self, exporter: &ComponentId) -> Option<ByteSize> {
+        let queue = self.exporters.get(exporter)?.sending_queue().cloned().unwrap_or_default();
+        Some(match self.storage_of(exporter) {
+            None => queue.memory_bytes(),
+            Some((_, storage)) => queue.max_bytes.map_or(storage.max_size, |most| most.min(storage.max_size)),
+        })
+    }
+
     fn running(&self) -> impl Iterator<Item = &Extension> {
         self.running_by_id().map(|(_, extension)| extension)
     }
@@ -172,6 +188,9 @@ fn read(tree: &Node, problems: &mut Problems) -> Option<Config> {
     let nothing = tree.with(Value::Null);
     let section = tree.get("service").unwrap_or(&nothing);
     let service = pipelines::read(section, &declared, problems);
+    let storages =
+        storage::Declared { exporters: &exporters, extensions: &extensions, service: service.as_ref() };
+    storage::check_references(tree, &storages, problems);
     Some(Config {
         receivers: receivers.components,
         processors: processors.components,

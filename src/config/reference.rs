@@ -45,7 +45,10 @@ const INSTEAD: [(&str, &str); 17] = [
     ("extensions.jwt.jwks_url", "https://issuer.example.com/.well-known/jwks.json"),
     ("extensions.api_keys.file", "api-keys"),
     ("extensions.service_account.audiences", "[tollgate]"),
-    ("service.extensions", "[health_check, policies, admin, pprof, jwt, api_keys, service_account]"),
+    (
+        "service.extensions",
+        "[health_check, policies, admin, pprof, file_storage, jwt, api_keys, service_account]",
+    ),
 ];
 
 /// Marks a part that is shown although it is off by default.

@@ -1,10 +1,12 @@
 //! One consumer: leases, sends, waits, sends again, and writes down where every batch ended.
 //!
-//! Invariant: cancelled at any point, the lease goes back to the queue whole.
+//! Invariant: cancelled at any point, the lease goes back to the queue whole, except for what is among the
+//! dead letters already.
 
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Batch, SendFailure};
 use crate::internal_telemetry::metrics::{ExporterMetrics, Gauge};
@@ -45,37 +47,57 @@ impl Shared {
     }
 }
 
+/// How consumers of a queue on disk are told to end without ending what waits.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ending {
+    /// Somebody else leases now: after the attempt under way it is over.
+    pub(super) no_leases: CancellationToken,
+    /// After the first attempt that fails it is over.
+    pub(super) no_waits: CancellationToken,
+}
+
 /// One of the tasks that send.
 #[derive(Debug)]
 pub(super) struct Consumer<D> {
     shared: Arc<Shared>,
     destination: Arc<D>,
+    ending: Ending,
 }
 
+/// The lease goes back and the consumer ends.
+struct Over;
+
 impl<D: Destination> Consumer<D> {
-    pub(super) fn new(shared: Arc<Shared>, destination: Arc<D>) -> Self {
-        Self { shared, destination }
+    pub(super) fn new(shared: Arc<Shared>, destination: Arc<D>, ending: &Ending) -> Self {
+        Self { shared, destination, ending: ending.clone() }
     }
 
-    /// Works until the queue is closed and empty.
+    /// Works until the queue is closed and empty, or until it is told to end.
     pub(super) async fn run(self) {
-        while let Some(lease) = self.shared.queue.lease().await {
-            self.deliver(lease).await;
+        let leasing = || self.ending.no_leases.run_until_cancelled(self.shared.queue.lease());
+        while let Some(Some(lease)) = leasing().await {
+            if let Err(Over) = self.deliver(lease).await {
+                return;
+            }
         }
     }
 
-    async fn deliver(&self, lease: Lease) {
+    async fn deliver(&self, lease: Lease) -> Result<(), Over> {
         let shared = &*self.shared;
         if lease.size().bytes > shared.plan.max_request_bytes {
             let message = format!("larger than max_request_size ({} bytes)", lease.size().bytes);
             let failure = SendFailure { code: RESOURCE_EXHAUSTED, message, retry_after: None };
-            return shared.failed(lease, DroppedReason::Permanent, failure);
+            shared.failed(lease, DroppedReason::Permanent, failure).await;
+            return Ok(());
         }
         let until = awaited_until(&lease);
-        let mut backoff = Backoff::new(&shared.plan.retry, Instant::now());
+        let mut backoff = Backoff::until(&shared.plan.retry, shared.plan.gives_up_after, Instant::now());
         loop {
             let (failure, reason) = match self.attempt(&lease, until).await {
-                Ok(response) => return shared.sent(lease, &response),
+                Ok(response) => {
+                    shared.sent(lease, &response);
+                    return Ok(());
+                }
                 Err(SendError::Permanent(failure)) => (failure, DroppedReason::Permanent),
                 Err(SendError::Retryable(failure)) => {
                     let now = Instant::now();
@@ -84,7 +106,8 @@ impl<D: Destination> Consumer<D> {
                     match wait.filter(|wait| until.is_none_or(|until| now + *wait < until)) {
                         Some(wait) => {
                             shared.tell_retry(&failure, wait);
-                            tokio::time::sleep(wait).await;
+                            let waiting = tokio::time::sleep(wait);
+                            self.ending.no_waits.run_until_cancelled(waiting).await.ok_or(Over)?;
                             shared.metrics.retries.add(1);
                             continue;
                         }
@@ -92,7 +115,8 @@ impl<D: Destination> Consumer<D> {
                     }
                 }
             };
-            return shared.failed(lease, reason, failure);
+            shared.failed(lease, reason, failure).await;
+            return Ok(());
         }
     }
 
@@ -158,7 +182,9 @@ impl Shared {
     }
 
     /// It is given up: lost, or refused where the sender waits to be told.
-    fn failed(&self, lease: Lease, reason: DroppedReason, failure: SendFailure) {
+    async fn failed(&self, mut lease: Lease, reason: DroppedReason, failure: SendFailure) {
+        let words = format!("{}: code {}: {}", reason.as_str(), failure.code, failure.message);
+        lease.set_aside(&words).await;
         let (signal, items) = (lease.signal(), lease.size().items);
         self.metrics.send_failed[signal].add(items);
         if let Some(untold) = self.failures.due() {

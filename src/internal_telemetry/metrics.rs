@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use super::storage::StorageWatch;
 use crate::identity::TenantId;
 use crate::otlp::{PerSignal, Signal};
 
@@ -92,6 +93,8 @@ pub struct ExporterMetrics {
     pub queue_capacity_bytes: Gauge,
     /// `tollgate_tenant_queue_bytes`.
     pub tenants: TenantBytes,
+    /// `tollgate_exporter_queue_storage` and `tollgate_storage_*`.
+    pub storage: StorageWatch,
 }
 
 /// Bytes by tenant, asked for when somebody reads; several queues of one exporter are added up.

@@ -16,6 +16,7 @@ mod policies;
 pub mod push;
 mod reading;
 mod sampling;
+mod storage;
 pub mod text;
 pub mod traces;
 mod usage;
@@ -37,6 +38,7 @@ pub use models::ModelMetrics;
 pub use own_resource::OwnResource;
 pub use policies::PoliciesMetrics;
 pub use sampling::{Decision, RandomnessMetrics, RuleMetrics, SamplingMetrics};
+pub use storage::{StorageUsage, StorageWatch};
 pub use traces::Traces;
 pub use usage::Usage;
 

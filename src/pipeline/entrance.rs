@@ -10,7 +10,8 @@ use bytes::Bytes;
 use super::delivery::{Deliveries, reason};
 use super::{Accepted, Admitted, Arrival, Authentication, Pipeline, Refusal, Request, Transport};
 use crate::authentication::{Authenticating, Credentials, Unproven, Verifiers};
-use crate::batch::Batch;
+use crate::batch::{Batch, Origin};
+use crate::exporter::Exporter;
 use crate::internal_telemetry::AuthenticationMetrics;
 use crate::internal_telemetry::metrics::{Counter, ReceiverMetrics};
 use crate::otlp::{Draft, Edits, Index, Limits, Most, PerSignal};
@@ -183,7 +184,10 @@ impl Entrance {
                     admission: &mut admission,
                 };
                 match pipeline.run(&mut work) {
-                    Ok(()) => deliveries.add(&pipeline.exporters, close(&mut work, position == 0)),
+                    Ok(()) => {
+                        let batches = close(&mut work, position == 0);
+                        deliveries.add(&pipeline.exporters, noted(batches, pipeline, admitted));
+                    }
                     Err(stop) => {
                         let refusal = refusal(stop);
                         let reason = reason(&refusal);
@@ -256,6 +260,16 @@ fn close(work: &mut Work<'_>, first: bool) -> Vec<Batch> {
         batches.push(batch.in_flow(owner.flow.clone()));
     }
     batches
+}
+
+/// With where they came from, if they go to a queue that outlives the connection they came by.
+fn noted(batches: Vec<Batch>, pipeline: &Pipeline, admitted: &Admitted) -> Vec<Batch> {
+    if !pipeline.exporters.iter().any(Exporter::is_durable) {
+        return batches;
+    }
+    let revision = admitted.directory.plan().revision_name().into();
+    let origin = Arc::new(Origin { principal: admitted.caller.principal.clone(), revision });
+    batches.into_iter().map(|batch| batch.from(origin.clone())).collect()
 }
 
 /// The batch of a tenant whose items may carry only so much.

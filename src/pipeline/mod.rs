@@ -19,7 +19,7 @@ use arc_swap::ArcSwap;
 use crate::authentication::Verifiers;
 use crate::config::processor::{Batch, Processor as ProcessorConfig};
 use crate::config::{ComponentId, Config, PipelineId, Receiver, exporter, receiver};
-use crate::exporter::{Exporter, PrepareError};
+use crate::exporter::{Exporter, PrepareError, Storage};
 use crate::flow::Board;
 use crate::internal_telemetry::Telemetry;
 use crate::otlp::{Limits, PerSignal};
@@ -201,9 +201,14 @@ impl Builder<'_> {
             });
         }
         let metrics = self.telemetry.exporter(id.as_str());
-        let exporter = Exporter::prepare(id.as_str(), &config, metrics)
+        let storage = self.config.storage_of(id).map(|(extension, keys)| Storage {
+            extension: extension.as_str().into(),
+            folder: keys.folder(id),
+            keys: keys.clone(),
+        });
+        let exporter = Exporter::prepare(id.as_str(), &config, storage, metrics)
             .map_err(|source| GraphError::Exporter { id: id.clone(), source })?;
-        exporter.queue().follow(&self.board);
+        exporter.follow(&self.board);
         self.exporters.insert(id.clone(), exporter.clone());
         Ok(exporter)
     }

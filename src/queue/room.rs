@@ -21,7 +21,7 @@ pub struct Size {
 impl Size {
     /// The size of one batch.
     pub fn one(batch: &Batch) -> Self {
-        Self { requests: 1, items: batch.items(), bytes: batch.bytes().len() as u64 }
+        Self { requests: 1, items: batch.items(), bytes: batch.size() }
     }
 
     /// The size of several.
@@ -75,7 +75,7 @@ impl std::iter::Sum for Size {
     }
 }
 
-/// What a queue may hold; both bounds always apply.
+/// What a queue may hold; all bounds always apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// The unit of `capacity`.
@@ -84,6 +84,9 @@ pub struct Bounds {
     pub capacity: u64,
     /// The bound in bytes that holds whatever the sizer is, inclusive.
     pub max_bytes: u64,
+    /// The bound in batches that holds whatever the sizer is, inclusive: each costs memory even when its
+    /// bytes are on disk.
+    pub max_requests: u64,
 }
 
 impl Bounds {
@@ -92,7 +95,12 @@ impl Bounds {
         // Every bound in use is far below 2^53.
         let part = |bound: u64| if share >= 1.0 { bound } else { (bound as f64 * share) as u64 };
         let least = u64::from(self.sizer == Sizer::Requests);
-        Self { sizer: self.sizer, capacity: part(self.capacity).max(least), max_bytes: part(self.max_bytes) }
+        Self {
+            sizer: self.sizer,
+            capacity: part(self.capacity).max(least),
+            max_bytes: part(self.max_bytes),
+            max_requests: part(self.max_requests).max(1),
+        }
     }
 }
 
@@ -150,12 +158,18 @@ impl Room {
         &self.bounds
     }
 
+    /// Changes what fits from now on; what is there stays.
+    pub(super) fn set_bounds(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+    }
+
     pub(super) fn used(&self) -> &Size {
         &self.used
     }
 
     pub(super) fn is_within_bounds(&self, size: &Size) -> bool {
-        size.by(self.bounds.sizer) <= self.bounds.capacity && size.bytes <= self.bounds.max_bytes
+        let Bounds { sizer, capacity, max_bytes, max_requests } = self.bounds;
+        size.by(sizer) <= capacity && size.bytes <= max_bytes && size.requests <= max_requests
     }
 
     pub(super) fn take(&mut self, size: &Size) {
@@ -208,11 +222,10 @@ impl Room {
             _ => asked.saturating_sub(bound) as f64 / used as f64,
         };
         let sizer = self.bounds.sizer;
-        let share = share(asked.by(sizer), self.bounds.capacity, self.used.by(sizer)).max(share(
-            asked.bytes,
-            self.bounds.max_bytes,
-            self.used.bytes,
-        ));
+        let units = share(asked.by(sizer), self.bounds.capacity, self.used.by(sizer));
+        let bytes = share(asked.bytes, self.bounds.max_bytes, self.used.bytes);
+        let requests = share(asked.requests, self.bounds.max_requests, self.used.requests);
+        let share = units.max(bytes).max(requests);
         self.speed(now).map_or(UNKNOWN_WAIT, |speed| at_speed(share * self.used.bytes as f64, speed))
     }
 

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::admin::Readiness;
 use crate::config::service;
+use crate::exporter::Stores;
 use crate::internal_telemetry::logging::Log;
 use crate::internal_telemetry::{LogFormat, OwnResource, Telemetry, Traces, logging, push};
 use crate::outcome::{Books, DroppedReason};
@@ -113,6 +114,7 @@ pub struct Collector {
     readiness: Readiness,
     policies: Policies,
     sockets: Sockets,
+    stores: Stores,
     surfaces: Surfaces,
     generation: Generation,
     retired: Vec<Retired>,
@@ -162,7 +164,9 @@ impl Collector {
         let graph = checked.graph(&telemetry, policies.state()).map_err(|p| anyhow::anyhow!("{p}"))?;
         let mut sockets = Sockets::default();
         sockets.begin();
-        let generation = Generation::start(graph, &scope, &workers, &mut sockets).await?;
+        let stores = Stores::new(policies.state().0);
+        let generation = Generation::start(graph, &scope, &workers, (&mut sockets, &stores)).await?;
+        generation.take_over();
         generation.show_tls(&telemetry);
         readiness.set_ready();
         let retired = Vec::new();
@@ -174,6 +178,7 @@ impl Collector {
             readiness,
             policies,
             sockets,
+            stores,
             surfaces,
             generation,
             retired,
@@ -214,7 +219,8 @@ impl Collector {
         let graph =
             checked.graph(&self.telemetry, self.policies.state()).map_err(|p| anyhow::anyhow!("{p}"))?;
         self.sockets.begin();
-        let next = match Generation::start(graph, &self.scope, &self.workers, &mut self.sockets).await {
+        let shared = (&mut self.sockets, &self.stores);
+        let next = match Generation::start(graph, &self.scope, &self.workers, shared).await {
             Ok(next) => next,
             Err(error) => {
                 self.sockets.roll_back();
@@ -227,6 +233,7 @@ impl Collector {
             return Err(error);
         }
         self.sockets.commit();
+        next.take_over();
         self.policies.switch(&checked, &self.scope).await;
         next.show_tls(&self.telemetry);
         self.follow(&checked.config.service.telemetry);
@@ -314,10 +321,12 @@ fn report(books: &Books, scope: &Scope) {
         name: "stopped",
         received = books.received,
         copied = books.copied,
+        recovered = books.recovered,
         refused = books.refused_total(),
         sampled_out = books.sampled_out,
         sent = books.sent,
         dropped = books.dropped_total(),
+        stored = books.stored,
         queued = books.queued,
         abandoned = books.dropped[DroppedReason::Abandoned as usize],
         balanced = books.balanced(),

@@ -48,7 +48,7 @@ impl Bounds {
     fn of(config: Option<&Config>) -> Self {
         let bytes = |config: &Config| {
             let named = config.service.pipelines.values().flat_map(|pipeline| &pipeline.exporters);
-            named.filter_map(|id| config.exporters.get(id)).map(|e| e.max_queue_bytes().0).min()
+            named.filter_map(|id| config.max_queue_bytes(id)).map(|bytes| bytes.0).min()
         };
         let smallest_queue = config.and_then(bytes).unwrap_or(u64::MAX);
         let verifiers = config.map(Verifiers::ids);

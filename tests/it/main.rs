@@ -15,6 +15,7 @@ mod chart;
 mod cli;
 mod clients;
 mod documents;
+mod durable;
 mod examples;
 mod fairness;
 mod gate;

@@ -54,12 +54,12 @@ impl Exporter {
         queue.batch.get_or_insert(batching);
     }
 
-    /// The most its queue may hold.
-    pub fn max_queue_bytes(&self) -> ByteSize {
+    /// What waits to be sent, of an exporter that has such keys.
+    pub fn sending_queue(&self) -> Option<&SendingQueue> {
         match self {
-            Exporter::OtlpGrpc(config) => config.sending_queue.max_bytes,
-            Exporter::OtlpHttp(config) => config.sending_queue.max_bytes,
-            Exporter::Debug(_) | Exporter::Nop(_) | Exporter::File(_) => SendingQueue::default().max_bytes,
+            Exporter::OtlpGrpc(config) => Some(&config.sending_queue),
+            Exporter::OtlpHttp(config) => Some(&config.sending_queue),
+            Exporter::Debug(_) | Exporter::Nop(_) | Exporter::File(_) => None,
         }
     }
 
