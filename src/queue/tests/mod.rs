@@ -9,6 +9,7 @@ use crate::identity::TenantId;
 use crate::otlp::Signal;
 use crate::outcome::{Account, Books, DroppedReason};
 
+mod durable;
 mod fair;
 mod model;
 
@@ -56,6 +57,11 @@ impl World {
                 Err(full)
             }
         }
+    }
+
+    /// Items of logs that were refused.
+    fn refused(&self) -> u64 {
+        self.account.signal(Signal::Logs).read().refused_total()
     }
 
     fn books(&self, signal: Signal) -> Books {
