@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::flow::Flow;
 use crate::identity::TenantId;
@@ -208,17 +209,22 @@ impl Batch {
         }
     }
 
-    /// The destination failed and the sender, who waits for the result, is told so.
-    pub fn refused_by_destination(mut self, failure: SendFailure) {
+    /// Sending failed and the sender, who waits for the result, is told so.
+    pub fn refused_after(mut self, failure: SendFailure, reason: RefusedReason) {
         if let Some(receipt) = self.receipt.take() {
             receipt.tell_failure(failure);
         }
-        self.refused(RefusedReason::Destination);
+        self.refused(reason);
     }
 
     /// Whether a sender waits for the result, so that a failure is a refusal and not a loss.
     pub fn is_awaited(&self) -> bool {
         self.receipt.is_some()
+    }
+
+    /// Cancelled once the sender who waits for the result has stopped waiting.
+    pub fn abandoned(&self) -> Option<&CancellationToken> {
+        self.receipt.as_ref().map(|receipt| &receipt.0.abandoned)
     }
 
     /// When the sender who waits for the result stops waiting.
@@ -264,6 +270,7 @@ struct ReceiptState {
     result: Mutex<Result>,
     done: Mutex<Option<oneshot::Sender<Result>>>,
     until: Option<Instant>,
+    abandoned: CancellationToken,
 }
 
 impl Receipt {
@@ -279,8 +286,14 @@ impl Receipt {
 
     fn of(until: Option<Instant>) -> (Self, oneshot::Receiver<Result>) {
         let (sender, receiver) = oneshot::channel();
-        let state = ReceiptState { result: Mutex::default(), done: Mutex::new(Some(sender)), until };
+        let (result, done) = (Mutex::default(), Mutex::new(Some(sender)));
+        let state = ReceiptState { result, done, until, abandoned: CancellationToken::new() };
         (Self(Arc::new(state)), receiver)
+    }
+
+    /// To be held by whoever waits: once it is dropped, nobody does.
+    pub fn waiting(&self) -> DropGuard {
+        self.0.abandoned.clone().drop_guard()
     }
 
     fn tell_rejected(&self, rejected: u64) {
@@ -334,7 +347,7 @@ mod tests {
         let first = batch(&account).with_receipt(receipt.clone());
         let second = batch(&account).with_receipt(receipt);
         let failure = SendFailure { code: 14, message: "down".into(), retry_after: None };
-        first.refused_by_destination(failure.clone());
+        first.refused_after(failure.clone(), RefusedReason::Destination);
         second.sent(2);
         assert_eq!(result.await, Ok(Result { rejected: 2, failure: Some(failure) }));
     }

@@ -32,6 +32,8 @@ pub mod policies;
 pub mod tls;
 // layer: own metrics and logs
 pub mod internal_telemetry;
+// layer: the API server
+pub mod kubernetes;
 // layer: who sends
 pub mod authentication;
 // layer: decisions and buffers

@@ -58,6 +58,21 @@ pub enum DroppedReason {
     Abandoned,
 }
 
+/// Why work on a request was stopped before it was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CancelReason {
+    /// The client went away or reset its stream.
+    Client,
+    /// The request's deadline passed, or its body stopped arriving.
+    Deadline,
+    /// The collector shuts down; the client was told.
+    Drain,
+    /// The configuration of the receiver was replaced and its grace is over; the client was told.
+    Reload,
+    /// Its connection was cut by us, past a grace; the client was not told.
+    Forced,
+}
+
 macro_rules! reasons {
     ($type:ty { $($variant:ident => $text:literal),+ $(,)? }) => {
         impl $type {
@@ -94,6 +109,14 @@ reasons!(DroppedReason {
     Shutdown => "shutdown",
     Damaged => "damaged",
     Abandoned => "abandoned",
+});
+
+reasons!(CancelReason {
+    Client => "client",
+    Deadline => "deadline",
+    Drain => "drain",
+    Reload => "reload",
+    Forced => "forced",
 });
 
 /// What is cut off items that carry more than their tenant's limits allow.

@@ -81,12 +81,12 @@ const RESOURCE_EXHAUSTED: u16 = 8;
 impl Tenant {
     pub(crate) async fn connect(target: SocketAddr, name: &str, spans: usize) -> Self {
         let requests = http2::connect(target).await;
-        Self { requests, head: http2::export_head(target, name), body: body(spans) }
+        Self { requests, head: http2::export_head(target, name, None), body: body(spans) }
     }
 
     /// The same connection and payload for another tenant.
     pub(crate) fn named(&self, target: SocketAddr, name: &str) -> Self {
-        Self { head: http2::export_head(target, name), ..self.clone() }
+        Self { head: http2::export_head(target, name, None), ..self.clone() }
     }
 
     pub(crate) async fn send(&self) -> u16 {

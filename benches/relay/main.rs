@@ -36,6 +36,9 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 /// least in Tollgates.
 const BOUNDS: [(usize, f64, Option<f64>); 4] =
     [(1, 1.25, None), (10, 1.5, None), (100, 2.2, Some(5.5)), (1000, 2.6, Some(5.5))];
+/// Spans a request with which the cost of tenancy is owed, what it may cost over Tollgate without, and what
+/// the most tenants may cost over one.
+const TENANCY: (usize, f64, f64) = (100, 1.15, 1.2);
 const IDLE_MIB: f64 = 12.0;
 const QUEUE_RSS_PER_BYTE: f64 = 1.15;
 
@@ -57,7 +60,7 @@ struct Args {
     #[arg(long, value_delimiter = ',', default_values_t = BOUNDS.map(|(spans, ..)| spans))]
     sizes: Vec<usize>,
     /// What to measure.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Variant::ALL)]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Variant::RELAYS)]
     variants: Vec<Variant>,
     /// Trials of each size and variant [default: 5, quick 3].
     #[arg(long)]
@@ -113,22 +116,22 @@ fn compare(args: &Args) {
     println!("{rounds} rounds of {seconds} s; medians; CPU is user and system time of the relay alone");
     println!("spans/request variant     CPU s/M spans     spans/s   p50 ms   p99 ms  peak MiB  busy %");
     let (mut lines, mut figures) = (Vec::new(), Vec::new());
+    let time = Duration::from_secs_f64(seconds);
+    let trial = |variant, spans| Trial { variant, spans, time, shape: args.shape, tollgate };
     for &spans in &args.sizes {
-        let time = Duration::from_secs_f64(seconds);
-        let trial = |variant| Trial { variant, spans, time, shape: args.shape, tollgate };
-        let mut outcomes = vec![Vec::new(); args.variants.len()];
-        for _ in 0..rounds {
-            for (variant, outcomes) in args.variants.iter().zip(&mut outcomes) {
-                outcomes.push(trial(*variant).run(&mut sink));
-            }
-        }
-        let size = Size { spans, variants: &args.variants, outcomes };
+        let size = Size::measure(&args.variants, rounds, |variant| trial(variant, spans).run(&mut sink));
+        let size = Size { spans, ..size };
         size.print();
         lines.push(size.line());
         figures.extend(size.figures());
     }
     lines.iter().for_each(|line| println!("{line}"));
     if args.variants.contains(&Variant::Tollgate) {
+        let spans = TENANCY.0;
+        let one = |variant| trial(variant, spans).run(&mut sink);
+        let tenancy = Size { spans, ..Size::measure(&Variant::TENANCY, 2 * rounds, one) };
+        tenancy.print();
+        figures.extend(tenancy.tenancy_figures());
         figures.extend(memory_figures(tollgate, args.shape));
     }
     if args.figures {
@@ -161,12 +164,23 @@ struct Size<'a> {
     outcomes: Vec<Vec<Outcome>>,
 }
 
-impl Size<'_> {
+impl<'a> Size<'a> {
+    /// Runs `one` trial of each variant in each round.
+    fn measure(variants: &'a [Variant], rounds: usize, mut one: impl FnMut(Variant) -> Outcome) -> Self {
+        let mut outcomes = vec![Vec::new(); variants.len()];
+        for _ in 0..rounds {
+            for (variant, outcomes) in variants.iter().zip(&mut outcomes) {
+                outcomes.push(one(*variant));
+            }
+        }
+        Self { spans: 0, variants, outcomes }
+    }
+
     fn print(&self) {
         for (variant, outcomes) in self.variants.iter().zip(&self.outcomes) {
             let of = |value: fn(&Outcome) -> f64| median(&outcomes.iter().map(value).collect::<Vec<_>>());
             println!(
-                "{:>13} {:<10} {:>14.3} {:>11.0} {:>8.2} {:>8.2} {:>9.1} {:>7.0}",
+                "{:>13} {:<12} {:>12.3} {:>11.0} {:>8.2} {:>8.2} {:>9.1} {:>7.0}",
                 self.spans,
                 variant.name(),
                 of(|outcome| outcome.cpu_per_span),
@@ -216,5 +230,21 @@ impl Size<'_> {
             .zip(prost_over)
             .map(|(value, bound)| named("prost_over", value, Bound::AtLeast(bound)));
         over_raw.into_iter().chain(prost_over).collect()
+    }
+
+    fn tenancy_figures(&self) -> Vec<Figure> {
+        let [without, one, hundred, thousands] = Variant::TENANCY;
+        let (_, over_without, over_one) = TENANCY;
+        let pairs = [
+            ("1_over_without", one, without, over_without),
+            ("100_over_without", hundred, without, over_without),
+            ("5000_over_without", thousands, without, over_without),
+            ("5000_over_1", thousands, one, over_one),
+        ];
+        let figure = |(name, variant, unit, bound)| {
+            let value = self.ratio(variant, unit)?;
+            Some(Figure { name: format!("relay.tenants.{name}"), value, bound: Bound::AtMost(bound) })
+        };
+        pairs.into_iter().filter_map(figure).collect()
     }
 }

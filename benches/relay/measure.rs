@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::support::load::{ANY_FRAME, Args, Load, Phase, Report};
 use crate::support::sink::{Count, Sink};
-use crate::support::tollgate::Setup;
+use crate::support::tollgate::{KEY, Setup};
 use crate::variants::Variant;
 
 /// How the load sends, whatever the size of its requests.
@@ -26,10 +26,12 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    /// A load of requests of `spans` spans.
-    pub(crate) fn start(self, target: SocketAddr, spans: usize) -> Load {
+    /// A load of requests of `spans` spans, of so many tenants that a key vouches for, if any.
+    pub(crate) fn start(self, target: SocketAddr, spans: usize, tenants: Option<usize>) -> Load {
+        let Self { connections, frame, .. } = self;
         let streams = self.streams.unwrap_or(streams(spans));
-        Load::start(Args { target, spans, connections: self.connections, streams, frame: self.frame })
+        let key = tenants.map(|_| KEY.to_owned());
+        Load::start(Args { target, spans, connections, streams, frame, tenants: tenants.unwrap_or(0), key })
     }
 }
 
@@ -71,7 +73,7 @@ impl Trial<'_> {
     /// Runs it; the benchmark ends if the sink has not got exactly what was accepted.
     pub(crate) fn run(self, sink: &mut Sink) -> Outcome {
         let relay = self.variant.start(sink.address, self.tollgate);
-        let mut load = self.shape.start(relay.address(), self.spans);
+        let mut load = self.shape.start(relay.address(), self.spans, self.variant.tenants());
         let before = sink.count();
         pass(&mut load, sink, Phase::lasting(self.time / 5));
         self.check_tags(before, sink.count());

@@ -26,7 +26,7 @@ pub(crate) fn measure(setup: Setup<'_>, shape: Shape, spans: usize) -> Memory {
     std::thread::sleep(SETTLING);
     let idle = tollgate.program.resident();
     let requests = (SPANS / spans) as u64;
-    let mut load = shape.start(tollgate.otlp, spans);
+    let mut load = shape.start(tollgate.otlp, spans, None);
     let report = load.run(Phase::sending(requests));
     assert_eq!(report.accepted, requests, "the queue has room for all: {report:?}");
     std::thread::sleep(SETTLING);

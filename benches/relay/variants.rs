@@ -14,16 +14,39 @@ pub(crate) enum Variant {
     Prost,
     /// The real program.
     Tollgate,
+    /// The real program with a key to check, limits to count and tenants to tell apart: one, …
+    OneTenant,
+    /// … a hundred, …
+    HundredTenants,
+    /// … and five thousand.
+    ThousandsOfTenants,
 }
 
 impl Variant {
-    pub(crate) const ALL: [Self; 3] = [Self::Raw, Self::Prost, Self::Tollgate];
+    /// What every size of request is measured with.
+    pub(crate) const RELAYS: [Self; 3] = [Self::Raw, Self::Prost, Self::Tollgate];
+    /// What tenancy costs: first without, then with more and more tenants.
+    pub(crate) const TENANCY: [Self; 4] =
+        [Self::Tollgate, Self::OneTenant, Self::HundredTenants, Self::ThousandsOfTenants];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",
             Self::Prost => "prost",
             Self::Tollgate => "tollgate",
+            Self::OneTenant => "1 tenant",
+            Self::HundredTenants => "100 tenants",
+            Self::ThousandsOfTenants => "5000 tenants",
+        }
+    }
+
+    /// How many tenants a key vouches for; none where there is no key.
+    pub(crate) fn tenants(self) -> Option<usize> {
+        match self {
+            Self::Raw | Self::Prost | Self::Tollgate => None,
+            Self::OneTenant => Some(1),
+            Self::HundredTenants => Some(100),
+            Self::ThousandsOfTenants => Some(5_000),
         }
     }
 
@@ -35,6 +58,9 @@ impl Variant {
                 Relay::Role(program, ready.parse().expect("a relay is ready with its address"))
             }
             Self::Tollgate => Relay::Tollgate(Tollgate::start(setup)),
+            Self::OneTenant | Self::HundredTenants | Self::ThousandsOfTenants => {
+                Relay::Tollgate(Tollgate::start_with_tenancy(setup))
+            }
         }
     }
 }

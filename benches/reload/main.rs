@@ -73,6 +73,8 @@ fn measure(args: &Args) {
         connections: 4,
         streams: 8,
         frame: ANY_FRAME,
+        tenants: 0,
+        key: None,
     });
     let phase = Phase::lasting(LOAD);
     load.begin(phase);

@@ -67,14 +67,16 @@ pub(crate) async fn connect(target: SocketAddr) -> SendRequest<Bytes> {
     requests
 }
 
-/// The head of an export request to `target`.
-pub(crate) fn export_head(target: SocketAddr, tenant: &str) -> Request<()> {
-    Request::post(format!("http://{target}{EXPORT}"))
+/// The head of an export request to `target` that claims a tenant, and proves the sender by an API key.
+pub(crate) fn export_head(target: SocketAddr, tenant: &str, key: Option<&str>) -> Request<()> {
+    let mut head = Request::post(format!("http://{target}{EXPORT}"))
         .header(header::CONTENT_TYPE, GRPC)
         .header(header::TE, "trailers")
-        .header("x-scope-orgid", tenant)
-        .body(())
-        .expect("a well-formed request")
+        .header("x-scope-orgid", tenant);
+    if let Some(key) = key {
+        head = head.header(header::AUTHORIZATION, format!("Bearer {key}"));
+    }
+    head.body(()).expect("a well-formed request")
 }
 
 /// Answers an export with OK and nothing rejected.

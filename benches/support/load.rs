@@ -32,9 +32,15 @@ pub(crate) struct Args {
     /// Spans a request.
     #[arg(long)]
     pub(crate) spans: usize,
-    /// Connections, each with a tenant of its own.
+    /// Connections.
     #[arg(long)]
     pub(crate) connections: usize,
+    /// Tenants whose requests take turns on every connection; 0: each connection has one of its own.
+    #[arg(long)]
+    pub(crate) tenants: usize,
+    /// The API key that every request carries.
+    #[arg(long)]
+    pub(crate) key: Option<String>,
     /// Calls on their way at a time, on each connection.
     #[arg(long)]
     pub(crate) streams: usize,
@@ -98,7 +104,10 @@ impl Load {
             format!("--connections={}", args.connections),
             format!("--streams={}", args.streams),
             format!("--frame={}", args.frame),
+            format!("--tenants={}", args.tenants),
         ];
+        let key = args.key.iter().map(|key| format!("--key={key}"));
+        let arguments: Vec<_> = arguments.into_iter().chain(key).collect();
         let (program, _) = Program::role("load", &arguments);
         Self { program, args }
     }
@@ -134,7 +143,8 @@ impl Load {
 /// One connection and the requests that go over it.
 struct Lane {
     requests: SendRequest<Bytes>,
-    head: Request<()>,
+    /// In turns, as the requests of the pool are.
+    heads: Vec<Request<()>>,
     pool: Vec<Bytes>,
     frame: usize,
     /// The next of the pool; shared by the streams, so that each request is sent in turn.
@@ -152,9 +162,12 @@ pub(crate) async fn serve(args: Args) {
     let mut lanes = Vec::new();
     for number in 0..args.connections {
         let pool = payload::requests(args.spans, POOL / args.connections, number as u64);
+        let tenants = if args.tenants == 0 { number..number + 1 } else { 0..args.tenants };
+        let head =
+            |n| http2::export_head(args.target, &format!("{}{n}", payload::TENANT), args.key.as_deref());
         lanes.push(Arc::new(Lane {
             requests: http2::connect(args.target).await,
-            head: http2::export_head(args.target, &format!("{}{number}", payload::TENANT)),
+            heads: tenants.map(head).collect(),
             pool,
             frame: args.frame,
             next: AtomicU64::new(0),
@@ -217,10 +230,10 @@ async fn stream(lane: Arc<Lane>, budget: Arc<Budget>) -> (Report, Vec<u32>) {
         {
             return (report, latencies);
         }
-        let turn = lane.next.fetch_add(1, Ordering::Relaxed) as usize % lane.pool.len();
-        let request = lane.pool[turn].clone();
+        let turn = lane.next.fetch_add(1, Ordering::Relaxed) as usize;
+        let request = lane.pool[turn % lane.pool.len()].clone();
         let length = request.len() - payload::GRPC_PREFIX;
-        match export(&lane, request).await {
+        match export(&lane, lane.heads[turn % lane.heads.len()].clone(), request).await {
             Ok(0) => {
                 report.accepted += 1;
                 report.bytes += length as u64;
@@ -243,9 +256,9 @@ async fn stream(lane: Arc<Lane>, budget: Arc<Budget>) -> (Report, Vec<u32>) {
     }
 }
 
-async fn export(lane: &Lane, mut request: Bytes) -> Result<u16, h2::Error> {
+async fn export(lane: &Lane, head: Request<()>, mut request: Bytes) -> Result<u16, h2::Error> {
     let mut requests = lane.requests.clone().ready().await?;
-    let (response, mut body) = requests.send_request(lane.head.clone(), false)?;
+    let (response, mut body) = requests.send_request(head, false)?;
     // The window is wider than all calls of the loop together, so nothing piles up here.
     while request.len() > lane.frame {
         body.send_data(request.split_to(lane.frame), false)?;

@@ -42,13 +42,32 @@ pub(crate) struct Tollgate {
     /// Where it takes OTLP/gRPC.
     pub(crate) otlp: SocketAddr,
     admin: SocketAddr,
-    _folder: tempfile::TempDir,
+    _folders: Vec<tempfile::TempDir>,
 }
 
 impl Tollgate {
     /// Starts one on one worker thread, because that is what the relays it is compared with have.
     pub(crate) fn start(setup: Setup<'_>) -> Self {
         Self::with_config(setup.binary, &collector_yaml(setup.destination), setup.policies)
+    }
+
+    /// As [`Tollgate::start`], for senders that prove themselves by [`KEY`] and are told apart, limited and
+    /// served in turns by the tenant they name.
+    pub(crate) fn start_with_tenancy(setup: Setup<'_>) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = |name: &str, text: String| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("a writable temporary folder");
+            path
+        };
+        let keys = file("api-keys", format!("gateway: {KEY_SHA256}\n"));
+        let policies = file("policies.yaml", policies_yaml("tenancy").replace(ANYBODY, PROVEN) + TENANCY);
+        let config = collector_yaml(setup.destination)
+            .replace("extensions:\n", &format!("extensions:\n  api_keys: {{ file: '{}' }}\n", keys.display()))
+            .replace("extensions: [admin]", "extensions: [admin, api_keys]");
+        let mut tollgate = Self::with_config(setup.binary, &config, &policies);
+        tollgate._folders.push(folder);
+        tollgate
     }
 
     /// Starts one on one worker thread with a configuration that has a receiver `otlp` and the admin API.
@@ -65,7 +84,7 @@ impl Tollgate {
             None => program.fail(&format!("announced no address of {name}: {addresses:?}")),
         };
         let (otlp, admin) = (address("otlp/grpc"), address("admin"));
-        Self { program, otlp, admin, _folder: folder }
+        Self { program, otlp, admin, _folders: vec![folder] }
     }
 
     /// A connection to the admin API.
@@ -130,6 +149,33 @@ service:
 "
     )
 }
+
+/// The key of [`Tollgate::start_with_tenancy`] and its SHA-256.
+pub(crate) const KEY: &str = "relay-key";
+const KEY_SHA256: &str = "f03f5ae3ec5478bc0baf12a049cba5844090fc9b751a19b3a0e3e2113cbb1cc5";
+
+/// Who is believed what it claims, without and with tenancy.
+const ANYBODY: &str = "  anonymous: tenant:unattributed\n";
+const PROVEN: &str = "  anonymous: refuse
+  authenticate: [{ api_key: { verifier: api_keys } }]
+  principals: [{ principal: gateway, may_assert: [\"*\"] }]
+";
+
+/// Tenants of a tier, with limits that nobody reaches and every request is charged to.
+const TENANCY: &str = "
+tiers:
+  standard:
+    limits:
+      requests_per_second: 1e9
+      bytes_per_second: 1TiB
+      spans_per_second: 1e9
+      kept_spans_per_second: 1e9
+      max_in_flight_bytes: 1GiB
+      max_model_versions: 20
+    queue: { weight: 2, max_share: 0.9 }
+tenants:
+  \"tenant-*\": { tier: standard }
+";
 
 /// The port of a socket that is closed again: connections to it are refused.
 fn closed_port() -> SocketAddr {

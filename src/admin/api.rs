@@ -14,6 +14,10 @@ use super::server::{Answer, Handler, Question};
 use crate::internal_telemetry::Telemetry;
 use crate::otlp::Signal;
 use crate::outcome::{Account, Books, DroppedReason, RefusedReason};
+use crate::tasks::TaskInfo;
+
+/// Tasks listed at most; with more connections than that the numbers say enough.
+const MAX_TASKS: usize = 10_000;
 
 /// Makes JSON when asked.
 pub type Json = Arc<dyn Fn() -> Value + Send + Sync>;
@@ -83,10 +87,14 @@ impl Api {
     fn tasks(&self) -> Value {
         let families = self.telemetry.read();
         let count = |name: &str| families.sum(name, &[]) as u64;
+        let list: Vec<_> = self.telemetry.tasks(MAX_TASKS).iter().map(task).collect();
         json!({
             "alive": count("tollgate_tasks_alive"),
             "aborted": count("tollgate_tasks_aborted_total"),
+            "overdue": count("tollgate_tasks_overdue_total"),
             "workers": count("tollgate_workers"),
+            "requests": count("tollgate_receiver_in_flight_requests"),
+            "tasks": list,
         })
     }
 
@@ -130,6 +138,16 @@ fn row(cells: [&str; 8]) -> String {
     let [tenant, signal, numbers @ ..] = cells;
     let numbers = numbers.map(|number| format!("{number:>12}")).concat();
     format!("{tenant:24} {signal:8}{numbers}\n")
+}
+
+fn task(task: &TaskInfo) -> Value {
+    json!({
+        "name": task.name,
+        "parent": &*task.parent,
+        "age_seconds": task.age.as_secs_f64(),
+        "state": task.state.as_str(),
+        "spawned_at": task.spawned_at.to_string(),
+    })
 }
 
 fn signals(account: &Account) -> Value {

@@ -180,7 +180,11 @@ impl Body for exporter::Debug {}
 impl Body for exporter::Nop {}
 impl Body for extensions::HealthCheck {}
 impl Body for extensions::Pprof {}
-impl Body for extensions::Policies {}
+impl Body for extensions::Policies {
+    fn findings(&self) -> Vec<(String, String, bool)> {
+        self.check().into_iter().map(|(at, text)| (at, text, true)).collect()
+    }
+}
 impl Body for extensions::Admin {}
 
 fn read_body<T: Body>(node: &Node, path: &str, problems: &mut Problems) -> Option<T> {

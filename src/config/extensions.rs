@@ -8,6 +8,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::kubernetes::{Access, AuthType};
+
 /// Answers probes over HTTP: 200 while data is taken, 503 while starting and draining.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -82,6 +84,82 @@ pub struct Policies {
     /// it is busier than others. Default: 1000. Range: 4 to 100000.
     #[schemars(range(min = 4, max = 100_000))]
     pub max_dynamic_tenants: usize,
+    /// Follows one ConfigMap through the API server besides: a change is in force within a second, where the
+    /// mount waits up to 90 s for the kubelet. `path` stays where the program starts from; while the API server
+    /// answers, and two minutes longer, the file is not listened to. Default: none, nothing of Kubernetes is
+    /// asked.
+    pub config_map: Option<ConfigMap>,
+}
+
+/// The ConfigMap that holds the policies. The account needs `get`, `list` and `watch` of configmaps with this
+/// `resourceNames`, and `create` of events in `events.k8s.io`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConfigMap {
+    /// Its name. Default: none, it is needed.
+    pub name: String,
+    /// Where it is. Default: the pod's own namespace; of a kubeconfig, that of its context.
+    pub namespace: Option<String>,
+    /// The key with the text. Default: `policies.yaml`.
+    pub key: String,
+    /// Where address and credentials come from: `serviceAccount`, `kubeConfig` (`$KUBECONFIG`, else
+    /// `~/.kube/config`). Default: `serviceAccount`.
+    pub auth_type: AuthType,
+    /// The context of the kubeconfig. Default: its current one.
+    pub context: Option<String>,
+}
+
+impl Default for ConfigMap {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            namespace: None,
+            key: "policies.yaml".to_owned(),
+            auth_type: AuthType::default(),
+            context: None,
+        }
+    }
+}
+
+impl ConfigMap {
+    /// How the API server is reached.
+    pub fn access(&self) -> Access {
+        Access { auth_type: self.auth_type, context: self.context.clone() }
+    }
+}
+
+impl Policies {
+    /// Every problem: the key it is at, and the text.
+    pub fn check(&self) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        if self.poll_interval.is_zero() {
+            found.push(("poll_interval".to_owned(), "must be above 0s".to_owned()));
+        }
+        let Some(map) = &self.config_map else { return found };
+        let mut name = |key: &str, value: &str, kind: &str| {
+            if !is_kubernetes_name(value) {
+                let text =
+                    format!("`{value}` is no {kind}: lower-case letters, digits, `-` and `.`, at most 253");
+                found.push((format!("config_map.{key}"), text));
+            }
+        };
+        name("name", &map.name, "name of a ConfigMap");
+        if let Some(namespace) = &map.namespace {
+            name("namespace", namespace, "name of a namespace");
+        }
+        if map.key.is_empty() {
+            found.push(("config_map.key".to_owned(), "must not be empty".to_owned()));
+        }
+        found
+    }
+}
+
+/// RFC 1123, as Kubernetes has it.
+fn is_kubernetes_name(name: &str) -> bool {
+    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'.');
+    let ends = [name.bytes().next(), name.bytes().last()];
+    let ends = ends.iter().all(|end| end.is_some_and(|end| end.is_ascii_alphanumeric()));
+    ends && name.len() <= 253 && name.bytes().all(inner)
 }
 
 impl Default for Policies {
@@ -91,6 +169,7 @@ impl Default for Policies {
             poll_interval: Duration::from_secs(10),
             last_good: None,
             max_dynamic_tenants: 1000,
+            config_map: None,
         }
     }
 }

@@ -10,7 +10,9 @@
 mod components;
 pub mod exporter;
 pub mod extensions;
+mod found;
 mod id;
+pub mod kubernetes;
 mod load;
 mod null;
 mod pipelines;
@@ -28,6 +30,7 @@ use std::collections::BTreeMap;
 
 pub use components::{Extension, Receiver, component_types};
 pub use exporter::Exporter;
+pub use found::Found;
 pub use id::{BadId, ComponentId, PipelineId};
 pub use processor::Processor;
 pub use reference::reference;

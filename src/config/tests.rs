@@ -180,6 +180,25 @@ service: {pipelines: {logs: {receivers: [otlp], processors: [resource], exporter
 }
 
 #[test]
+fn a_header_with_a_variable_that_is_not_set_is_empty() {
+    for headers in ["{x-key: '${env:NOT_SET}'}", "[{name: x-key, value: '${env:NOT_SET}'}]"] {
+        let exporter = format!("E: {{endpoint: 'a:1', headers: {headers}}}");
+        let text = SMALL
+            .replace("debug: ", &exporter)
+            .replace("debug", "E")
+            .replace("[E]", "[otlp]")
+            .replace("E: ", "otlp: ");
+        let (config, warnings) = parse(&text, &[]).unwrap_or_else(|problems| panic!("{problems}"));
+        assert!(warnings.to_string().contains("`NOT_SET` is not set"), "{warnings}");
+        let Some(Exporter::OtlpGrpc(exporter)) = config.exporters.values().next() else {
+            panic!("{config:?}");
+        };
+        let headers: Vec<_> = exporter.headers.iter().map(|(name, value)| (name, value.reveal())).collect();
+        assert_eq!(headers, [("x-key", "")]);
+    }
+}
+
+#[test]
 fn problems_point_into_the_file_that_has_them() {
     let first = Source::new("a.yaml", SMALL);
     let second = Source::new("b.yaml", "exporters:\n  debug:\n    verbosity: loud\n");

@@ -194,29 +194,23 @@ impl Problem {
     }
 }
 
-/// A problem and the key it is at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// The key, below the component.
-    pub at: String,
-    /// What is wrong.
-    pub problem: Problem,
-}
+/// A problem of the keys of a verifier and the key it is at.
+pub type Found = super::found::Found<Problem>;
 
 #[derive(Default)]
-struct Findings(Vec<Finding>);
+struct Findings(Vec<Found>);
 
 impl Findings {
     fn unless(&mut self, good: bool, at: &str, problem: Problem) {
         if !good {
-            self.0.push(Finding { at: at.to_owned(), problem });
+            self.0.push(Found { at: at.to_owned(), problem });
         }
     }
 
     fn tls(&mut self, tls: &TlsClient) {
         for (key, problem) in tls.check() {
             let at = if key.is_empty() { "tls".to_owned() } else { format!("tls.{key}") };
-            self.0.push(Finding { at, problem: problem.into() });
+            self.0.push(Found { at, problem: problem.into() });
         }
     }
 
@@ -238,7 +232,7 @@ impl Findings {
 
 impl Jwt {
     /// Every problem, with the key it is at.
-    pub fn check(&self) -> Vec<Finding> {
+    pub fn check(&self) -> Vec<Found> {
         let mut found = Findings::default();
         found.unless(!self.issuer.is_empty(), "issuer", Problem::Missing("issuer"));
         found.audiences(&self.audiences);
@@ -261,7 +255,7 @@ impl Jwt {
 
 impl ApiKeys {
     /// Every problem, with the key it is at.
-    pub fn check(&self) -> Vec<Finding> {
+    pub fn check(&self) -> Vec<Found> {
         let mut found = Findings::default();
         found.unless(self.file.is_some(), "file", Problem::Missing("file"));
         found.unless(HeaderName::try_from(&self.header).is_ok(), "header", Problem::Header);
@@ -272,7 +266,7 @@ impl ApiKeys {
 
 impl ServiceAccount {
     /// Every problem, with the key it is at.
-    pub fn check(&self) -> Vec<Finding> {
+    pub fn check(&self) -> Vec<Found> {
         let mut found = Findings::default();
         let url = self.endpoint.as_ref().is_none_or(|url| is_protected(url, &self.tls));
         found.unless(url, "endpoint", Problem::Url);
@@ -299,7 +293,7 @@ fn is_protected(url: &str, tls: &TlsClient) -> bool {
 mod tests {
     use super::*;
 
-    fn at(found: &[Finding]) -> Vec<&str> {
+    fn at(found: &[Found]) -> Vec<&str> {
         found.iter().map(|finding| finding.at.as_str()).collect()
     }
 

@@ -13,6 +13,8 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 
+use crate::internal_telemetry::{Progress, WindowStalls};
+
 /// From this size on a part is not copied: a write takes 16 of them, which is as much as a socket takes.
 const LARGE: usize = 4 * 1024;
 /// Small parts are put together in buffers of about this size: above it allocators ask the system.
@@ -26,6 +28,16 @@ impl Body {
     /// The parts, one after the other.
     pub(super) fn new(parts: Vec<Bytes>) -> Self {
         Self::with_prefix(&[], parts)
+    }
+
+    /// Counts stalls there; what is returned tells how sending gets on.
+    pub(super) fn watched(&mut self, stalls: &WindowStalls) -> Progress {
+        let progress = Progress::new(stalls);
+        match &mut self.0 {
+            Some(pieces) => pieces.progress = Some(progress.clone()),
+            None => progress.moved(true),
+        }
+        progress
     }
 
     /// A prefix, then the parts.
@@ -71,7 +83,11 @@ impl http_body::Body for Body {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Pieces>, Infallible>>> {
-        Poll::Ready(self.0.take().map(|pieces| Ok(Frame::data(pieces))))
+        let pieces = self.0.take();
+        if let Some(progress) = pieces.as_ref().and_then(|pieces| pieces.progress.as_ref()) {
+            progress.begin();
+        }
+        Poll::Ready(pieces.map(|pieces| Ok(Frame::data(pieces))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -88,6 +104,7 @@ impl http_body::Body for Body {
 pub(super) struct Pieces {
     list: VecDeque<Bytes>,
     left: usize,
+    progress: Option<Progress>,
 }
 
 impl Pieces {
@@ -95,6 +112,15 @@ impl Pieces {
         if !piece.is_empty() {
             self.left += piece.len();
             self.list.push_back(piece);
+        }
+    }
+}
+
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        // A stall may end with the request.
+        if let Some(progress) = self.progress.take().filter(|_| self.left > 0) {
+            progress.moved(true);
         }
     }
 }
@@ -115,6 +141,9 @@ impl Buf for Pieces {
 
     fn advance(&mut self, mut count: usize) {
         self.left -= count;
+        if let Some(progress) = &self.progress {
+            progress.moved(self.left == 0);
+        }
         while let Some(front) = self.list.front_mut() {
             if front.len() > count {
                 return front.advance(count);
@@ -144,7 +173,8 @@ mod tests {
             assert_eq!(sizes, expected);
             assert_eq!(pieces.remaining(), sizes.iter().sum::<usize>());
             let whole = [prefix, &parts.iter().map(|part| &part[..]).collect::<Vec<_>>().concat()].concat();
-            assert_eq!(Vec::from(pieces.list).concat(), whole);
+            let mut pieces = pieces;
+            assert_eq!(Vec::from(std::mem::take(&mut pieces.list)).concat(), whole);
         };
         check(&[], &[], &[]);
         check(b"12345", &[], &[5]);

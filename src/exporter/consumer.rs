@@ -11,12 +11,12 @@ use tokio_util::sync::CancellationToken;
 use crate::batch::{Batch, SendFailure};
 use crate::internal_telemetry::metrics::{ExporterMetrics, Gauge};
 use crate::otlp::status::ExportResponse;
-use crate::outcome::DroppedReason;
+use crate::outcome::{DroppedReason, RefusedReason};
 use crate::queue::{Lease, Queue};
 
-use super::Plan;
 use super::answer::{DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED};
 use super::destination::{Destination, Outgoing, SendError};
+use super::plan::Plan;
 use super::retry::Backoff;
 use super::seldom::Seldom;
 use super::share::share;
@@ -27,6 +27,7 @@ pub(super) struct Shared {
     id: Arc<str>,
     queue: Queue,
     plan: Plan,
+    ending: Ending,
     metrics: ExporterMetrics,
     rejections: Seldom,
     failures: Seldom,
@@ -34,11 +35,17 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(id: &Arc<str>, queue: &Queue, plan: &Plan, metrics: &ExporterMetrics) -> Self {
+    pub(super) fn new(
+        id: &Arc<str>,
+        (queue, ending): (&Queue, &Ending),
+        plan: &Plan,
+        metrics: &ExporterMetrics,
+    ) -> Self {
         Self {
             id: id.clone(),
             queue: queue.clone(),
             plan: plan.clone(),
+            ending: ending.clone(),
             metrics: metrics.clone(),
             rejections: Seldom::default(),
             failures: Seldom::default(),
@@ -61,21 +68,30 @@ pub(super) struct Ending {
 pub(super) struct Consumer<D> {
     shared: Arc<Shared>,
     destination: Arc<D>,
-    ending: Ending,
 }
 
-/// The lease goes back and the consumer ends.
+/// Why a lease is not delivered.
+enum Failed {
+    /// It is given up, and if nobody waits for it counted as lost for this reason.
+    ForGood(SendFailure, DroppedReason),
+    /// It goes back, and the consumer ends.
+    Over,
+}
+
+/// The lease went back and the consumer ends.
 struct Over;
 
 impl<D: Destination> Consumer<D> {
-    pub(super) fn new(shared: Arc<Shared>, destination: Arc<D>, ending: &Ending) -> Self {
-        Self { shared, destination, ending: ending.clone() }
+    pub(super) fn new(shared: Arc<Shared>, destination: Arc<D>) -> Self {
+        Self { shared, destination }
     }
 
-    /// Works until the queue is closed and empty, or until it is told to end.
-    pub(super) async fn run(self) {
-        let leasing = || self.ending.no_leases.run_until_cancelled(self.shared.queue.lease());
-        while let Some(Some(lease)) = leasing().await {
+    /// Works until the queue is closed and empty, until `moved` says that others do, or until it is told to
+    /// end.
+    pub(super) async fn run(self, moved: CancellationToken) {
+        let no_leases = self.shared.ending.no_leases.clone();
+        let leasing = || no_leases.run_until_cancelled(moved.run_until_cancelled(self.shared.queue.lease()));
+        while let Some(Some(Some(lease))) = leasing().await {
             if let Err(Over) = self.deliver(lease).await {
                 return;
             }
@@ -84,39 +100,59 @@ impl<D: Destination> Consumer<D> {
 
     async fn deliver(&self, lease: Lease) -> Result<(), Over> {
         let shared = &*self.shared;
+        let until = awaited_until(&lease);
+        let sending = self.send(&lease, until);
+        // Without a queue the sender is the only owner, and work stops when he goes.
+        let abandoned = lease.batches().next().and_then(Batch::abandoned).filter(|_| shared.plan.is_direct);
+        let ended = match abandoned.cloned() {
+            None => Some(sending.await),
+            Some(abandoned) => abandoned.run_until_cancelled(sending).await,
+        };
+        let is_late = || until.is_some_and(|until| until <= Instant::now());
+        match ended {
+            Some(Ok(response)) => shared.sent(lease, &response),
+            Some(Err(Failed::Over)) => return Err(Over),
+            Some(Err(Failed::ForGood(failure, reason))) => {
+                let awaited = if is_late() { RefusedReason::Deadline } else { RefusedReason::Destination };
+                shared.failed(lease, (reason, awaited), failure).await;
+            }
+            None => {
+                let reason = if is_late() { RefusedReason::Deadline } else { RefusedReason::Cancelled };
+                lease.end().into_iter().for_each(|batch| batch.refused(reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries until it succeeds or there is no point in trying again; then says why, and what the loss of
+    /// data that nobody waits for is counted as.
+    async fn send(&self, lease: &Lease, until: Option<Instant>) -> Result<ExportResponse, Failed> {
+        let shared = &*self.shared;
         if lease.size().bytes > shared.plan.max_request_bytes {
             let message = format!("larger than max_request_size ({} bytes)", lease.size().bytes);
             let failure = SendFailure { code: RESOURCE_EXHAUSTED, message, retry_after: None };
-            shared.failed(lease, DroppedReason::Permanent, failure).await;
-            return Ok(());
+            return Err(Failed::ForGood(failure, DroppedReason::Permanent));
         }
-        let until = awaited_until(&lease);
         let mut backoff = Backoff::until(&shared.plan.retry, shared.plan.gives_up_after, Instant::now());
         loop {
-            let (failure, reason) = match self.attempt(&lease, until).await {
-                Ok(response) => {
-                    shared.sent(lease, &response);
-                    return Ok(());
+            let failure = match self.attempt(lease, until).await {
+                Ok(response) => return Ok(response),
+                Err(SendError::Permanent(failure)) => {
+                    return Err(Failed::ForGood(failure, DroppedReason::Permanent));
                 }
-                Err(SendError::Permanent(failure)) => (failure, DroppedReason::Permanent),
-                Err(SendError::Retryable(failure)) => {
-                    let now = Instant::now();
-                    let wait = backoff.next(now, failure.retry_after, fastrand::f64());
-                    // After the last sender gave up waiting nobody learns of a success.
-                    match wait.filter(|wait| until.is_none_or(|until| now + *wait < until)) {
-                        Some(wait) => {
-                            shared.tell_retry(&failure, wait);
-                            let waiting = tokio::time::sleep(wait);
-                            self.ending.no_waits.run_until_cancelled(waiting).await.ok_or(Over)?;
-                            shared.metrics.retries.add(1);
-                            continue;
-                        }
-                        None => (failure, DroppedReason::RetriesExhausted),
-                    }
-                }
+                Err(SendError::Retryable(failure)) => failure,
             };
-            shared.failed(lease, reason, failure).await;
-            return Ok(());
+            let now = Instant::now();
+            let wait = backoff.next(now, failure.retry_after, fastrand::f64());
+            // After the last sender gave up waiting nobody learns of a success.
+            let wait = wait.filter(|wait| until.is_none_or(|until| now + *wait < until));
+            let Some(wait) = wait else {
+                return Err(Failed::ForGood(failure, DroppedReason::RetriesExhausted));
+            };
+            shared.tell_retry(&failure, wait);
+            let waiting = shared.ending.no_waits.run_until_cancelled(tokio::time::sleep(wait));
+            waiting.await.ok_or(Failed::Over)?;
+            shared.metrics.retries.add(1);
         }
     }
 
@@ -182,7 +218,12 @@ impl Shared {
     }
 
     /// It is given up: lost, or refused where the sender waits to be told.
-    async fn failed(&self, mut lease: Lease, reason: DroppedReason, failure: SendFailure) {
+    async fn failed(
+        &self,
+        mut lease: Lease,
+        (reason, awaited): (DroppedReason, RefusedReason),
+        failure: SendFailure,
+    ) {
         let words = format!("{}: code {}: {}", reason.as_str(), failure.code, failure.message);
         lease.set_aside(&words).await;
         let (signal, items) = (lease.signal(), lease.size().items);
@@ -195,7 +236,7 @@ impl Shared {
         }
         for batch in lease.end() {
             match batch.is_awaited() {
-                true => batch.refused_by_destination(failure.clone()),
+                true => batch.refused_after(failure.clone(), awaited),
                 false => batch.dropped(reason),
             }
         }

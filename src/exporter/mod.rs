@@ -14,12 +14,15 @@ mod answer;
 mod body;
 mod connect;
 mod consumer;
+mod crew;
 mod debug;
 mod destination;
 mod file;
+mod handover;
 mod nop;
 mod otlp_grpc;
 mod otlp_http;
+mod plan;
 mod pool;
 mod retry;
 mod seldom;
@@ -28,6 +31,7 @@ mod stores;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -35,26 +39,20 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::batch::SendFailure;
-use crate::config::exporter::{self as config, BadEndpoint, Batching, RetryOnFailure, SendingQueue};
+use crate::config::exporter::{self as config, BadEndpoint};
 use crate::flow::Board;
 use crate::internal_telemetry::metrics::ExporterMetrics;
-use crate::outcome::DroppedReason;
+use crate::outcome::{DroppedReason, RefusedReason};
 use crate::queue::{Bounds, Queue, Wanted};
-use crate::tasks::{Scope, Workers};
+use crate::tasks::{Scope, Worker, Workers};
 use crate::tls::{ClientTls, TlsError};
 
-use consumer::{Consumer, Ending};
+use consumer::Ending;
+use crew::Crew;
 use destination::Destination;
-use stores::Opening;
+use plan::{Plan, plan};
 pub use stores::{Storage, StoreOpenError, Stores};
 
-/// Merged without waiting: at 600 B a span, requests of about 1,700 spans; larger ones cost more per span.
-const OPPORTUNISTIC_BYTES: u64 = 1024 * 1024;
-/// What batches are merged to at most where nothing else is said: larger requests are refused for good by
-/// receivers of OTLP/gRPC with default limits.
-const MERGED_BYTES: u64 = 4 * 1024 * 1024;
-/// Without a queue every sender waits for its own request, as many as these at a time.
-const CONSUMERS_WITHOUT_QUEUE: usize = 64;
 /// What consumers and connections get to stop once they are told.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -82,28 +80,17 @@ struct Prepared {
 /// What sends, not yet connected.
 #[derive(Debug)]
 enum Kind {
-    OtlpGrpc(Box<otlp_grpc::Settings>),
-    OtlpHttp(Box<otlp_http::Settings>),
+    OtlpGrpc(Arc<otlp_grpc::Settings>),
+    OtlpHttp(Arc<otlp_http::Settings>),
     Debug(config::Debug),
     Nop,
     File(config::File),
 }
 
-/// How consumers work.
-#[derive(Debug, Clone)]
-struct Plan {
-    consumers: usize,
-    timeout: Option<Duration>,
-    max_request_bytes: u64,
-    retry: RetryOnFailure,
-    /// Past what a batch is given up; 0: never.
-    gives_up_after: Duration,
-    awaits_results: bool,
-    blocks_on_overflow: bool,
-}
-
 #[derive(Debug)]
 struct Running {
+    /// Owns the task that deals consumers to workers.
+    dealing: Scope,
     consumers: Scope,
     connections: Scope,
     ending: Ending,
@@ -171,8 +158,8 @@ impl Exporter {
         metrics: ExporterMetrics,
     ) -> Result<Self, PrepareError> {
         let kind = match config {
-            config::Exporter::OtlpGrpc(config) => Kind::OtlpGrpc(Box::new(otlp_grpc::Settings::new(config)?)),
-            config::Exporter::OtlpHttp(config) => Kind::OtlpHttp(Box::new(otlp_http::Settings::new(config)?)),
+            config::Exporter::OtlpGrpc(config) => Kind::OtlpGrpc(Arc::new(otlp_grpc::Settings::new(config)?)),
+            config::Exporter::OtlpHttp(config) => Kind::OtlpHttp(Arc::new(otlp_http::Settings::new(config)?)),
             config::Exporter::Debug(config) => Kind::Debug(config.clone()),
             config::Exporter::Nop(_) => Kind::Nop,
             config::Exporter::File(config) => Kind::File(config.clone()),
@@ -187,38 +174,6 @@ impl Exporter {
             exporter.queue().set_slots(exporter.0.plan.consumers);
         }
         Ok(exporter)
-    }
-
-    /// Opens its queue on disk, if it has one, or takes it from an earlier configuration. To be called
-    /// before it is started.
-    ///
-    /// # Errors
-    /// [`StartError::Storage`]: the program cannot start.
-    pub async fn open(&self, stores: &Stores) -> Result<(), StartError> {
-        let Some(storage) = &self.0.storage else { return Ok(()) };
-        let Prepared { bounds, wanted, metrics, .. } = &*self.0;
-        let opening = Opening { storage, bounds: *bounds, wanted: *wanted, metrics };
-        let queue = stores.take(opening).await.map_err(|error| StartError::Storage {
-            exporter: self.0.id.to_string(),
-            extension: storage.extension.to_string(),
-            error,
-        })?;
-        if let Some(board) = self.0.board.get() {
-            queue.follow(board);
-        }
-        *self.stores() = Some(stores.clone());
-        // Opened once; a second time changes nothing.
-        let _is_set = self.0.queue.set(queue);
-        Ok(())
-    }
-
-    /// This configuration is in force: a queue that was taken over is what it says.
-    pub fn take_over(&self) {
-        let Prepared { bounds, wanted, plan, .. } = &*self.0;
-        if self.is_durable() {
-            self.queue().configure(*bounds, *wanted);
-            self.queue().set_slots(plan.consumers);
-        }
     }
 
     /// Reads shares of tenants whenever `board` says that they changed.
@@ -251,12 +206,6 @@ impl Exporter {
         })
     }
 
-    /// Items it still has to deliver; none once its queue serves another configuration.
-    pub fn items(&self) -> u64 {
-        let has_left = self.is_durable() && self.stores().is_none();
-        if has_left { 0 } else { self.queue().items() }
-    }
-
     /// Whether batches must carry a receipt: without a queue and with `wait_for_result` senders are
     /// answered with the destination's answer.
     pub fn awaits_results(&self) -> bool {
@@ -281,6 +230,7 @@ impl Exporter {
     pub fn start(&self, scope: &Scope, workers: &Workers) -> Result<(), StartError> {
         let scope = scope.child(&self.0.id);
         let mut running = Running {
+            dealing: scope.child("dealing"),
             consumers: scope.child("consumers"),
             connections: scope.child("connections"),
             ending: Ending::default(),
@@ -288,25 +238,27 @@ impl Exporter {
             finished: None,
         };
         // Tasks that belong to no worker's connections run on the first.
-        let _runtime = workers.all().first().map(|worker| worker.handle().enter());
+        let first = workers.team().least_loaded();
+        let _runtime = first.as_ref().map(|worker| worker.handle().enter());
         let exporter = || self.0.id.to_string();
-        let on = |worker: &crate::tasks::Worker| pool::Place::new(&running.connections, worker.handle());
+        let (connections, stalls) = (running.connections.clone(), self.0.metrics.stalls.clone());
+        let on = move |worker: &Worker| pool::Place::new(&connections, worker.handle(), &stalls);
         match &self.0.kind {
             Kind::OtlpGrpc(settings) => {
                 let tls = settings.load_tls(&running.connections);
-                let tls = tls.map_err(|error| StartError::Tls { exporter: exporter(), error })?;
-                self.consume(&running, workers, |worker| settings.connect(tls.as_ref(), &on(worker)));
-                running.tls = tls;
+                running.tls = tls.map_err(|error| StartError::Tls { exporter: exporter(), error })?;
+                let (settings, tls) = (settings.clone(), running.tls.clone());
+                self.consume(&running, workers, move |worker| settings.connect(tls.as_ref(), &on(worker)));
             }
             Kind::OtlpHttp(settings) => {
                 let tls = settings.load_tls(&running.connections);
-                let tls = tls.map_err(|error| StartError::Tls { exporter: exporter(), error })?;
-                self.consume(&running, workers, |worker| settings.connect(tls.as_ref(), &on(worker)));
-                running.tls = tls;
+                running.tls = tls.map_err(|error| StartError::Tls { exporter: exporter(), error })?;
+                let (settings, tls) = (settings.clone(), running.tls.clone());
+                self.consume(&running, workers, move |worker| settings.connect(tls.as_ref(), &on(worker)));
             }
             Kind::Debug(config) => {
                 let log = Arc::new(debug::Log::new(&self.0.id, config));
-                self.consume(&running, workers, |_| log.clone());
+                self.consume(&running, workers, move |_| log.clone());
             }
             Kind::Nop => self.consume(&running, workers, |_| Arc::new(nop::Nowhere)),
             Kind::File(config) => {
@@ -314,7 +266,7 @@ impl Exporter {
                 let (writer, finished) =
                     opened.map_err(|error| StartError::File { exporter: exporter(), error })?;
                 let writer = Arc::new(writer);
-                self.consume(&running, workers, |_| writer.clone());
+                self.consume(&running, workers, move |_| writer.clone());
                 running.finished = Some(finished);
             }
         }
@@ -326,20 +278,19 @@ impl Exporter {
         &self,
         running: &Running,
         workers: &Workers,
-        connect: impl Fn(&crate::tasks::Worker) -> Arc<D>,
+        connect: impl Fn(&Worker) -> Arc<D> + Send + 'static,
     ) {
-        let shared = Arc::new(consumer::Shared::new(&self.0.id, self.queue(), &self.0.plan, &self.0.metrics));
-        let all = workers.all();
-        let used = &all[..all.len().min(self.0.plan.consumers)];
-        let destinations: Vec<Arc<D>> = used.iter().map(connect).collect();
-        for i in 0..self.0.plan.consumers {
-            let (worker, destination) = (&used[i % used.len()], &destinations[i % used.len()]);
-            let consumer = Consumer::new(shared.clone(), destination.clone(), &running.ending);
-            let token = running.consumers.token().clone();
-            running.consumers.spawn_on(worker.handle(), "consumer", async move {
-                token.run_until_cancelled(consumer.run()).await;
-            });
-        }
+        let shared =
+            consumer::Shared::new(&self.0.id, (self.queue(), &running.ending), &self.0.plan, &self.0.metrics);
+        let crew = Crew {
+            shared: Arc::new(shared),
+            consumers: self.0.plan.consumers,
+            scope: running.consumers.clone(),
+            team: workers.team().clone(),
+            connect,
+            destinations: BTreeMap::new(),
+        };
+        crew.start(&running.dealing);
     }
 
     /// Sends what waits until `deadline`, stops everything, and drops what is left; returns how many items
@@ -366,42 +317,11 @@ impl Exporter {
         dropped
     }
 
-    /// Whether its queue serves another configuration as well.
-    pub fn is_replaced(&self) -> bool {
-        let stores = self.stores();
-        let shared = stores.as_ref().zip(self.0.storage.as_ref());
-        shared.is_some_and(|(stores, storage)| stores.is_shared(&storage.folder))
-    }
-
-    /// Leaves its queue on disk to another configuration that uses it, if there is one: attempts under way
-    /// end, until `deadline`; whether it left, now or before.
-    ///
-    /// # Cancel safety
-    /// May be called again.
-    pub async fn step_aside(&self, deadline: Instant) -> bool {
-        let Some(storage) = &self.0.storage else { return false };
-        let has_left = {
-            let mut stores = self.stores();
-            let Some(shared) = &*stores else { return true };
-            let has_left = shared.leave(&storage.folder);
-            if has_left {
-                *stores = None;
-            }
-            has_left
-        };
-        if has_left {
-            if let Some(running) = &*self.running() {
-                running.ending.no_leases.cancel();
-                running.ending.no_waits.cancel();
-            }
-            self.stop(deadline).await;
-        }
-        has_left
-    }
-
     async fn stop(&self, deadline: Instant) {
-        let scopes = self.running().as_ref().map(|r| (r.consumers.clone(), r.connections.clone()));
-        if let Some((consumers, connections)) = scopes {
+        let scopes = |r: &Running| (r.dealing.clone(), r.consumers.clone(), r.connections.clone());
+        let scopes = self.running().as_ref().map(scopes);
+        if let Some((dealing, consumers, connections)) = scopes {
+            dealing.close(Instant::now() + GRACE).await;
             // Whether all ended in time makes no difference to what follows.
             consumers.finished(deadline).await;
             consumers.close(Instant::now() + GRACE).await;
@@ -425,11 +345,11 @@ impl Exporter {
             items += batch.items();
             self.0.metrics.send_failed[batch.signal()].add(batch.items());
             match batch.is_awaited() {
-                true => batch.refused_by_destination(SendFailure {
-                    code: answer::UNAVAILABLE,
-                    message: "the collector is shutting down".into(),
-                    retry_after: None,
-                }),
+                true => {
+                    let message = "the collector is shutting down".into();
+                    let failure = SendFailure { code: answer::UNAVAILABLE, message, retry_after: None };
+                    batch.refused_after(failure, RefusedReason::Shutdown);
+                }
                 false => batch.dropped(DroppedReason::Shutdown),
             }
         }
@@ -444,86 +364,7 @@ impl Exporter {
         items
     }
 
-    fn stores(&self) -> std::sync::MutexGuard<'_, Option<Stores>> {
-        self.0.stores.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn running(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
         self.0.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// How consumers work, what the queue holds, and what is leased at a time.
-fn plan(config: &config::Exporter, storage: Option<&Storage>) -> (Plan, Bounds, Wanted) {
-    let defaults = SendingQueue::default();
-    let default_retry = RetryOnFailure::default();
-    let no_retry = RetryOnFailure { enabled: false, ..RetryOnFailure::default() };
-    let no_limit = config::OtlpGrpc::default().max_request_size;
-    let (queue, retry, timeout, max_request_size) = match config {
-        config::Exporter::OtlpGrpc(c) => {
-            (&c.sending_queue, &c.retry_on_failure, c.timeout, c.max_request_size)
-        }
-        config::Exporter::OtlpHttp(c) => {
-            (&c.sending_queue, &c.retry_on_failure, c.timeout, c.max_request_size)
-        }
-        config::Exporter::Debug(_) | config::Exporter::Nop(_) => {
-            (&defaults, &no_retry, Duration::ZERO, no_limit)
-        }
-        config::Exporter::File(_) => (&defaults, &default_retry, Duration::ZERO, no_limit),
-    };
-    let most = match config {
-        config::Exporter::OtlpHttp(c) if c.max_conns_per_host > 0 => c.max_conns_per_host,
-        _ => usize::MAX,
-    };
-    let consumers = if queue.enabled { queue.num_consumers } else { CONSUMERS_WITHOUT_QUEUE };
-    let plan = Plan {
-        consumers: consumers.clamp(1, most),
-        timeout: Some(timeout).filter(|timeout| !timeout.is_zero()),
-        max_request_bytes: max_request_size.0,
-        retry: retry.clone(),
-        gives_up_after: retry.gives_up_after(storage.is_some()),
-        awaits_results: !queue.enabled || queue.wait_for_result,
-        blocks_on_overflow: queue.enabled && queue.block_on_overflow,
-    };
-    (plan, bounds(queue, storage), wanted(queue, max_request_size.0))
-}
-
-fn bounds(queue: &SendingQueue, storage: Option<&Storage>) -> Bounds {
-    let sizer = queue.sizer;
-    let Some(storage) = storage else {
-        let capacity = if queue.enabled { queue.capacity(None) } else { u64::MAX };
-        return Bounds { sizer, capacity, max_bytes: queue.memory_bytes().0, max_requests: u64::MAX };
-    };
-    let max_bytes = queue.max_bytes.map_or(u64::MAX, |most| most.0).min(storage.live_bytes());
-    let max_requests = storage.keys.max_records;
-    let most = match sizer {
-        config::Sizer::Requests => max_requests,
-        config::Sizer::Bytes => max_bytes,
-        config::Sizer::Items => u64::MAX,
-    };
-    Bounds { sizer, capacity: queue.capacity(Some(most)), max_bytes, max_requests }
-}
-
-fn wanted(queue: &SendingQueue, max_bytes: u64) -> Wanted {
-    match &queue.batch {
-        // Whose request failed could not be told otherwise.
-        _ if !queue.enabled => Wanted { sizer: config::Sizer::Requests, max: 1, ..Wanted::up_to(max_bytes) },
-        None => Wanted::up_to(OPPORTUNISTIC_BYTES.min(max_bytes)),
-        Some(batch) => Wanted {
-            sizer: batch.sizer,
-            min: batch.min_size,
-            max: if batch.max_size == 0 { u64::MAX } else { batch.max_size },
-            max_bytes: merged_bytes(batch).min(max_bytes),
-            flush_timeout: batch.flush_timeout,
-        },
-    }
-}
-
-/// How large merged requests may become: as large as is asked for in bytes, else what receivers take by
-/// default.
-fn merged_bytes(batch: &Batching) -> u64 {
-    match batch.sizer {
-        config::Sizer::Bytes => MERGED_BYTES.max(batch.min_size).max(batch.max_size),
-        config::Sizer::Items | config::Sizer::Requests => MERGED_BYTES,
     }
 }

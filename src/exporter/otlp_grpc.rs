@@ -38,7 +38,8 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const GRPC_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// Also sent by `otlp_http`: receivers that know it stop working on what nobody waits for.
+pub(super) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
@@ -198,7 +199,7 @@ impl Grpc {
 }
 
 /// At most eight digits and a unit (gRPC over HTTP/2, "Timeout").
-fn timeout_value(timeout: Duration) -> Result<HeaderValue, SendError> {
+pub(super) fn timeout_value(timeout: Duration) -> Result<HeaderValue, SendError> {
     let millis = timeout.as_millis().max(1);
     let text = match millis {
         0..=99_999_999 => format!("{millis}m"),

@@ -23,7 +23,7 @@ use super::answer;
 use super::body::Body;
 use super::connect::{Alpn, Connector};
 use super::destination::{Destination, Outgoing, SendError};
-use super::otlp_grpc::authority;
+use super::otlp_grpc::{GRPC_TIMEOUT, authority, timeout_value};
 use super::pool::{self, Keeping, Place, Pool};
 
 /// C6: a success is a few bytes; beyond this the answer is not one.
@@ -209,10 +209,14 @@ impl Destination for Http {
         let Some((pool, uri)) = &self.destinations[signal] else {
             return Err(answer::unusable(answer::UNIMPLEMENTED, format!("no endpoint for {signal}")));
         };
+        let timeout = outgoing.timeout;
         let mut request = Request::new(self.body(outgoing)?);
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri.clone();
         *request.headers_mut() = self.headers.clone();
+        if let Some(timeout) = timeout {
+            request.headers_mut().insert(GRPC_TIMEOUT, timeout_value(timeout)?);
+        }
         let (head, body) = pool.request(request).await?.into_parts();
         let limit = if head.status.is_success() { MAX_RESPONSE_BYTES } else { MAX_ERROR_BYTES };
         let read = pool::read(body, limit).await;

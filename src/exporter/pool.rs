@@ -16,6 +16,7 @@ use hyper_util::rt::TokioTimer;
 use tokio::runtime::Handle;
 
 use crate::compression::{self, Codec, DecompressError};
+use crate::internal_telemetry::WindowStalls;
 use crate::tasks::Scope;
 use crate::tls::ClientTls;
 
@@ -24,16 +25,17 @@ use super::body::Body;
 use super::connect::Connector;
 use super::destination::SendError;
 
-/// Where the tasks of connections run.
+/// Where the tasks of connections run, and where it is counted that sending on them stalls.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     scope: Scope,
     runtime: Handle,
+    stalls: WindowStalls,
 }
 
 impl Place {
-    pub(super) fn new(scope: &Scope, runtime: &Handle) -> Self {
-        Self { scope: scope.clone(), runtime: runtime.clone() }
+    pub(super) fn new(scope: &Scope, runtime: &Handle, stalls: &WindowStalls) -> Self {
+        Self { scope: scope.clone(), runtime: runtime.clone(), stalls: stalls.clone() }
     }
 }
 
@@ -53,6 +55,8 @@ pub(super) struct Keeping {
     pub(super) ping: Option<(Duration, Duration, bool)>,
 }
 
+/// A request of which the destination takes nothing for so long is sent again, whatever its timeout.
+const LONGEST_STALL: Duration = Duration::from_secs(30);
 /// Room for a burst of answers; they are small.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 /// As above, for all streams of a connection.
@@ -81,12 +85,21 @@ impl Pool {
     }
 
     /// Sends one request and waits for the head of the answer.
+    /// Given up when the destination takes nothing of it for [`LONGEST_STALL`].
     pub(super) async fn request(
         &self,
-        request: http::Request<Body>,
+        mut request: http::Request<Body>,
     ) -> Result<http::Response<Incoming>, SendError> {
-        let response = self.client().request(request);
-        response.await.map_err(|error| {
+        let progress = request.body_mut().watched(&self.place.stalls);
+        let response = tokio::select! {
+            biased;
+            response = self.client().request(request) => response,
+            () = progress.stalled(LONGEST_STALL) => {
+                let message = format!("the destination took nothing for {LONGEST_STALL:?}");
+                return Err(answer::unreachable(message, None));
+            }
+        };
+        response.map_err(|error| {
             let wait = if error.is_connect() { self.connector.backoff() } else { None };
             answer::unreachable(answer::causes(&error), wait)
         })

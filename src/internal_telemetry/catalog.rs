@@ -124,10 +124,18 @@ define! {
         "Requests by outcome: accepted, refused or malformed.";
     RECEIVER_REQUEST_BYTES: Counter "tollgate_receiver_request_bytes_total" "By" ["receiver", "transport"]
         "Request bodies after decompression.";
+    RECEIVER_IN_FLIGHT: Gauge "tollgate_receiver_in_flight_requests" "{requests}" ["receiver", "transport"]
+        "Requests that are read or worked on now; of the listener they came to.";
+    CANCELLATIONS: Counter "tollgate_cancellations_total" "{requests}" ["reason"]
+        "Requests whose work was stopped before it was done: client (gone), deadline, drain, reload, or forced (cut past a grace).";
     RECEIVER_CONNECTIONS: Gauge "tollgate_receiver_connections" "{connections}" ["receiver", "transport"]
         "Connections open now.";
     RECEIVER_CONNECTIONS_REFUSED: Counter "tollgate_receiver_connections_refused_total" "{connections}" ["receiver", "transport"]
         "Connections beyond a cap, or whose handshake failed.";
+    WINDOW_STALLS: Counter "tollgate_window_stalls_total" "{stalls}" ["peer", "component"]
+        "Times that something being sent did not get on for 100 ms because the other side opened no HTTP/2 window, or read nothing: answers (peer receiver) or requests (peer exporter); counted when the stall ends.";
+    WINDOW_STALL_SECONDS: Counter "tollgate_window_stall_seconds_total" "s" ["peer", "component"]
+        "How long these stalls were, in all.";
     REQUESTS_NORMALISED: Counter "tollgate_requests_normalised_total" "{requests}" ["signal"]
         "Requests of a rare legal shape that were decoded and encoded once before going on.";
     EXPORTER_RETRIES: Counter "tollgate_exporter_retries_total" "{requests}" ["exporter"]
@@ -206,6 +214,10 @@ define! {
         "Items by deciding rule and decision: kept, sampled_out, rule_drop, shadow_kept or shadow_out.";
     SAMPLING_ADJUSTED: Counter "tollgate_sampling_adjusted_items_total" "{items}" ["tenant", "signal", "rule"]
         "What the kept items stand for: the sum of their adjusted counts.";
+    SAMPLING_PROBABILITY: Gauge "tollgate_sampling_probability" "1" ["tenant", "rule"]
+        "The probability with which a rule kept its last item, earlier samplers and budgets included; the lowest of all signals.";
+    SAMPLING_THRESHOLD: Gauge "tollgate_sampling_threshold" "1" ["rule", "key"]
+        "The threshold of a budget as a share of 2^56: what is left out. The highest 20; key is the tenant, or empty for a budget of all; the rule of kept_spans_per_second is _kept.";
     SAMPLING_INCONSISTENT: Counter "tollgate_sampling_inconsistent_threshold_total" "{items}" ["tenant"]
         "Items whose threshold contradicts their randomness; the threshold was removed.";
     SAMPLING_MISSING_RANDOMNESS: Counter "tollgate_sampling_missing_randomness_total" "{items}" ["tenant"]
@@ -222,14 +234,22 @@ define! {
         "How long the last reload of policies took, from reading the file to being in force.";
     POLICIES_RELOADS: Counter "tollgate_policies_reloads_total" "{reloads}" ["outcome"]
         "Reloads of policies by outcome: success or failure.";
+    KUBERNETES_WATCH_UP: Gauge "tollgate_kubernetes_watch_up" "1" ["resource"]
+        "1 while the API server tells what changes, 0 while what is known of the resource may be old.";
+    KUBERNETES_WATCH_FAILURES: Counter "tollgate_kubernetes_watch_failures_total" "{failures}" ["resource"]
+        "Lists and watches of the resource that failed or broke off.";
     AUTHENTICATIONS: Counter "tollgate_authentications_total" "{requests}" ["source", "outcome"]
         "Requests by what proved their sender (mtls, jwt, service_account, api_key, anonymous) and outcome: accepted, invalid or unavailable.";
     TLS_RELOAD_FAILURES: Counter "tollgate_tls_reload_failures_total" "{reloads}" ["component"]
         "Certificates or keys that changed on disk and could not be used; the old ones stay.";
+    TLS_NOT_AFTER: Gauge "tollgate_tls_not_after_seconds" "s" ["component"]
+        "When the certificate in use, or one of its chain, ends, in seconds since 1970; absent without one.";
     TASKS_ALIVE: Gauge "tollgate_tasks_alive" "{tasks}" []
         "Tasks alive now.";
     TASKS_ABORTED: Counter "tollgate_tasks_aborted_total" "{tasks}" []
         "Tasks that did not stop in their grace.";
+    TASKS_OVERDUE: Counter "tollgate_tasks_overdue_total" "{tasks}" ["reason"]
+        "Tasks found alive that should have ended: outlived_scope (past its end) or outlived_parent (nobody could end it); the log names each.";
     WORKERS: Gauge "tollgate_workers" "{threads}" []
         "Threads that carry requests.";
     LOG_LINES_SUPPRESSED: Counter "tollgate_log_lines_suppressed_total" "{lines}" []

@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use super::WindowStalls;
 use super::storage::StorageWatch;
 use crate::identity::TenantId;
 use crate::otlp::{PerSignal, Signal};
+use crate::outcome::CancelReason;
 
 /// A number that only grows.
 #[derive(Debug, Clone, Default)]
@@ -62,10 +64,30 @@ pub struct ReceiverMetrics {
     pub requests_malformed: Counter,
     /// `tollgate_receiver_request_bytes_total`: request bodies after decompression.
     pub request_bytes: Counter,
+    /// `tollgate_window_stalls_total{peer="receiver"}`: answers that clients let wait.
+    pub stalls: WindowStalls,
+    /// `tollgate_receiver_in_flight_requests`: read or worked on now.
+    pub in_flight: Gauge,
     /// `tollgate_receiver_connections`: open now.
     pub connections: Gauge,
     /// `tollgate_receiver_connections_refused_total`: beyond a cap, or a handshake that failed.
     pub connections_refused: Counter,
+}
+
+/// `tollgate_cancellations_total`: requests whose work was stopped, each counted once; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Cancellations(Arc<[AtomicU64; CancelReason::ALL.len()]>);
+
+impl Cancellations {
+    /// Counts one request.
+    pub fn count(&self, reason: CancelReason) {
+        self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests so far.
+    pub fn get(&self, reason: CancelReason) -> u64 {
+        self.0[reason as usize].load(Ordering::Relaxed)
+    }
 }
 
 /// Of one exporter.
@@ -77,6 +99,8 @@ pub struct ExporterMetrics {
     pub send_failed: PerSignal<Counter>,
     /// `otelcol_exporter_enqueue_failed_*`: items the queue had no room for.
     pub enqueue_failed: PerSignal<Counter>,
+    /// `tollgate_window_stalls_total{peer="exporter"}`: requests that the destination let wait.
+    pub stalls: WindowStalls,
     /// `otelcol_exporter_in_flight_requests`.
     pub in_flight: Gauge,
     /// `tollgate_exporter_retries_total`: attempts after the first.
@@ -137,6 +161,15 @@ pub struct ProcessorMetrics {
     pub incoming: PerSignal<Counter>,
     /// `otelcol_processor_outgoing_items`.
     pub outgoing: PerSignal<Counter>,
+}
+
+/// How the watch of a resource of the API server goes.
+#[derive(Debug, Clone, Default)]
+pub struct WatchMetrics {
+    /// 1 while the API server tells what changes.
+    pub up: Gauge,
+    /// Lists and watches that failed or broke off.
+    pub failures: Counter,
 }
 
 /// Of one memory limiter.

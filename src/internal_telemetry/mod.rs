@@ -16,6 +16,7 @@ mod policies;
 pub mod push;
 mod reading;
 mod sampling;
+mod stalls;
 mod storage;
 pub mod text;
 pub mod traces;
@@ -34,19 +35,22 @@ pub use authentication::{AuthenticationMetrics, AuthenticationOutcome};
 pub use catalog::{Definition, Kind, metrics_reference, metrics_table};
 pub use families::{Families, Family, Point, Value};
 pub use logging::LogFormat;
+pub use metrics::WatchMetrics;
 pub use models::ModelMetrics;
 pub use own_resource::OwnResource;
 pub use policies::PoliciesMetrics;
-pub use sampling::{Decision, RandomnessMetrics, RuleMetrics, SamplingMetrics};
+pub use sampling::{BudgetThreshold, Decision, RandomnessMetrics, RuleMetrics, SamplingMetrics};
+pub use stalls::{Progress, WindowStalls};
 pub use storage::{StorageUsage, StorageWatch};
 pub use traces::Traces;
 pub use usage::Usage;
 
 use crate::otlp::PerSignal;
 use crate::outcome::Ledger;
-use crate::tasks::Scope;
+use crate::tasks::{Scope, TaskInfo};
 use metrics::{
-    Counter, ExporterMetrics, Gauge, MemoryLimiterMetrics, ProcessorMetrics, ReceiverMetrics, SamplerMetrics,
+    Cancellations, Counter, ExporterMetrics, Gauge, MemoryLimiterMetrics, ProcessorMetrics, ReceiverMetrics,
+    SamplerMetrics,
 };
 
 /// Everything that is measured; clones are the same.
@@ -68,7 +72,9 @@ struct Inner {
     models: Arc<ModelMetrics>,
     policies: Arc<PoliciesMetrics>,
     authentication: Arc<AuthenticationMetrics>,
+    watches: ById<&'static str, WatchMetrics>,
     requests_normalised: PerSignal<Counter>,
+    cancellations: Cancellations,
     tls: Mutex<BTreeMap<String, Tls>>,
     pushes: Counter,
     pushes_failed: Counter,
@@ -95,7 +101,9 @@ impl Telemetry {
             models: Arc::default(),
             policies: Arc::default(),
             authentication: Arc::default(),
+            watches: ById::default(),
             requests_normalised: PerSignal::default(),
+            cancellations: Cancellations::default(),
             tls: Mutex::default(),
             pushes: Counter::default(),
             pushes_failed: Counter::default(),
@@ -161,17 +169,27 @@ impl Telemetry {
         &self.0.authentication
     }
 
+    /// How the watch of a resource of the API server goes: `configmaps`, `pods`.
+    pub fn kubernetes_watch(&self, resource: &'static str) -> WatchMetrics {
+        self.0.watches.get(resource)
+    }
+
     /// Requests that were decoded and encoded once because of their shape.
     pub fn requests_normalised(&self) -> &PerSignal<Counter> {
         &self.0.requests_normalised
     }
 
-    /// Shows how often certificates of a component changed and could not be used. A second call for the
-    /// same component, after a reload of the configuration, goes on from where the first had come.
-    pub fn watch_tls(&self, component: &str, failed_reloads: impl Fn() -> u64 + Send + Sync + 'static) {
+    /// Requests whose work was stopped.
+    pub fn cancellations(&self) -> &Cancellations {
+        &self.0.cancellations
+    }
+
+    /// Shows the certificates of a component. A second call for the same component, after a reload of the
+    /// configuration, goes on counting from where the first had come.
+    pub fn watch_tls(&self, component: &str, read: impl Fn() -> TlsReading + Send + Sync + 'static) {
         let mut tls = self.0.tls.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = tls.get(component).map_or(0, Tls::failed_reloads);
-        tls.insert(component.to_owned(), Tls { before, failed_reloads: Box::new(failed_reloads) });
+        let before = tls.get(component).map_or(0, |tls| tls.read().failed_reloads);
+        tls.insert(component.to_owned(), Tls { before, read: Box::new(read) });
     }
 
     /// How many threads carry requests.
@@ -187,6 +205,12 @@ impl Telemetry {
     /// Counts the tasks of the tree that `root` belongs to.
     pub fn watch_tasks(&self, root: &Scope) {
         *self.0.tasks.write().unwrap_or_else(PoisonError::into_inner) = Some(root.clone());
+    }
+
+    /// The tasks that are alive, at most `most`.
+    pub fn tasks(&self, most: usize) -> Vec<TaskInfo> {
+        let root = self.0.tasks.read().unwrap_or_else(PoisonError::into_inner);
+        root.as_ref().map_or_else(Vec::new, |root| root.tasks(most))
     }
 
     /// Shows how many lines the log left out; the first call counts.
@@ -205,21 +229,31 @@ impl Telemetry {
     }
 }
 
-/// How often a component's certificates could not be reloaded.
+/// What there is to say of a component's certificates.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TlsReading {
+    /// How often they changed and could not be used.
+    pub failed_reloads: u64,
+    /// When they end, in seconds since 1970; none if there are none.
+    pub not_after: Option<i64>,
+}
+
+/// A component's certificates.
 struct Tls {
     before: u64,
-    failed_reloads: Box<dyn Fn() -> u64 + Send + Sync>,
+    read: Box<dyn Fn() -> TlsReading + Send + Sync>,
 }
 
 impl Tls {
-    fn failed_reloads(&self) -> u64 {
-        self.before + (self.failed_reloads)()
+    fn read(&self) -> TlsReading {
+        let reading = (self.read)();
+        TlsReading { failed_reloads: self.before + reading.failed_reloads, ..reading }
     }
 }
 
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tls({})", self.failed_reloads())
+        write!(f, "{:?}", self.read())
     }
 }
 

@@ -4,6 +4,7 @@
 //! do not cost forty thousand lines.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
@@ -11,7 +12,8 @@ use super::families::{Families, Point, Value};
 use super::metrics::Counter;
 use super::{Inner, StorageUsage, catalog, text, usage};
 use crate::otlp::Signal;
-use crate::outcome::{Account, Books, DroppedReason, RefusedReason, Trimmed};
+use crate::outcome::{Account, Books, CancelReason, DroppedReason, RefusedReason, Trimmed};
+use crate::tasks::Overdue;
 
 /// A reading of everything.
 pub(super) fn read(inner: &Inner) -> Families {
@@ -26,6 +28,10 @@ pub(super) fn read(inner: &Inner) -> Families {
     inner.sampling.read(&mut families);
     inner.policies.read(&mut families);
     inner.authentication.read(&mut families);
+    for (resource, metrics) in inner.watches.all() {
+        families.add(&catalog::KUBERNETES_WATCH_UP, &[resource], metrics.up.get());
+        families.add(&catalog::KUBERNETES_WATCH_FAILURES, &[resource], metrics.failures.get());
+    }
     program(inner, &mut families);
     families
 }
@@ -51,8 +57,22 @@ fn receivers(inner: &Inner, families: &mut Families) {
             families.add(&catalog::RECEIVER_REQUEST_COUNT, &[&id, transport, ours], counter.get());
         }
         families.add(&catalog::RECEIVER_REQUEST_BYTES, &labels, metrics.request_bytes.get());
+        families.add(&catalog::RECEIVER_IN_FLIGHT, &labels, metrics.in_flight.get());
         families.add(&catalog::RECEIVER_CONNECTIONS, &labels, metrics.connections.get());
         families.add(&catalog::RECEIVER_CONNECTIONS_REFUSED, &labels, metrics.connections_refused.get());
+    }
+    let mut answers: BTreeMap<&str, (u64, f64)> = BTreeMap::new();
+    let receivers = inner.receivers.all();
+    for ((id, _), metrics) in &receivers {
+        let sum = answers.entry(id).or_default();
+        *sum = (sum.0 + metrics.stalls.count(), sum.1 + metrics.stalls.total().as_secs_f64());
+    }
+    for (id, (count, seconds)) in answers {
+        families.add(&catalog::WINDOW_STALLS, &["receiver", id], count);
+        families.add(&catalog::WINDOW_STALL_SECONDS, &["receiver", id], seconds);
+    }
+    for reason in CancelReason::ALL {
+        families.add(&catalog::CANCELLATIONS, &[reason.as_str()], inner.cancellations.get(*reason));
     }
     for (signal, counter) in inner.requests_normalised.iter() {
         families.add(&catalog::REQUESTS_NORMALISED, &[signal.as_str()], counter.get());
@@ -92,6 +112,8 @@ fn exporters(inner: &Inner, families: &mut Families) {
         families.add(&catalog::EXPORTER_QUEUE_SIZE, &[id, "all"], metrics.queue_size.get());
         families.add(&catalog::EXPORTER_QUEUE_CAPACITY, &[id, "all"], metrics.queue_capacity.get());
         families.add(&catalog::EXPORTER_IN_FLIGHT, &[id], metrics.in_flight.get());
+        families.add(&catalog::WINDOW_STALLS, &["exporter", id], metrics.stalls.count());
+        families.add(&catalog::WINDOW_STALL_SECONDS, &["exporter", id], metrics.stalls.total().as_secs_f64());
         families.add(&catalog::EXPORTER_RETRIES, &[id], metrics.retries.get());
         families.add(&catalog::EXPORTER_SENT_BYTES, &[id], metrics.sent_bytes.get());
         families.add(&catalog::EXPORTER_QUEUE_BYTES, &[id], metrics.queue_bytes.get());
@@ -201,9 +223,16 @@ fn program(inner: &Inner, families: &mut Families) {
     if let Some(tasks) = &*inner.tasks.read().unwrap_or_else(PoisonError::into_inner) {
         families.add(&catalog::TASKS_ALIVE, &[], tasks.alive() as u64);
         families.add(&catalog::TASKS_ABORTED, &[], tasks.aborted() as u64);
+        for why in [Overdue::OutlivedScope, Overdue::OutlivedParent] {
+            families.add(&catalog::TASKS_OVERDUE, &[why.as_str()], tasks.overdue(why) as u64);
+        }
     }
     for (component, tls) in inner.tls.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-        families.add(&catalog::TLS_RELOAD_FAILURES, &[component], tls.failed_reloads());
+        let reading = tls.read();
+        families.add(&catalog::TLS_RELOAD_FAILURES, &[component], reading.failed_reloads);
+        if let Some(seconds) = reading.not_after {
+            families.add(&catalog::TLS_NOT_AFTER, &[component], seconds);
+        }
     }
     let suppressed = inner.log_lines_suppressed.get().map_or(0, Counter::get);
     families.add(&catalog::LOG_LINES_SUPPRESSED, &[], suppressed);

@@ -3,7 +3,7 @@
 //! A processor asks for its counters once for a tenant and rule and then only adds. Past
 //! [`SamplingMetrics::MAX_SERIES`] the tenant becomes `_overflow`, then the rule too.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
@@ -51,6 +51,8 @@ pub struct RuleMetrics {
     decisions: [AtomicU64; Decision::ALL.len()],
     /// The bits of an `f64`.
     adjusted: AtomicU64,
+    /// The bits of an `f64`; 0 until an item was kept.
+    probability: AtomicU64,
 }
 
 impl RuleMetrics {
@@ -64,6 +66,16 @@ impl RuleMetrics {
         let add = |bits| Some((f64::from_bits(bits) + count).to_bits());
         // The closure always returns a value, so the update always takes place.
         let _updated = self.adjusted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+    }
+
+    /// Notes the probability with which the last item was kept.
+    pub fn set_probability(&self, probability: f64) {
+        self.probability.store(probability.to_bits(), Ordering::Relaxed);
+    }
+
+    /// The probability with which the last item was kept; 0 before the first.
+    pub fn probability(&self) -> f64 {
+        f64::from_bits(self.probability.load(Ordering::Relaxed))
     }
 
     /// Items the rule decided about this way.
@@ -92,11 +104,33 @@ pub struct RandomnessMetrics {
 
 type RuleKey = (TenantId, Signal, Arc<str>);
 
+/// A budget that leaves items out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BudgetThreshold {
+    /// The rule's name.
+    pub rule: Arc<str>,
+    /// Whose it is; `None`: everybody's.
+    pub tenant: Option<TenantId>,
+    /// The threshold as a share of 2^56, above 0, up to 1.
+    pub share: f64,
+}
+
+/// Gives the budgets with the highest thresholds, highest first.
+type Thresholds = Box<dyn Fn() -> Vec<BudgetThreshold> + Send + Sync>;
+
 /// All counters of sampling.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct SamplingMetrics {
+    thresholds: RwLock<Option<Thresholds>>,
     rules: RwLock<HashMap<RuleKey, Arc<RuleMetrics>>>,
     tenants: RwLock<HashMap<TenantId, Arc<RandomnessMetrics>>>,
+}
+
+impl std::fmt::Debug for SamplingMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner).len();
+        f.debug_struct("SamplingMetrics").field("rules", &rules).finish_non_exhaustive()
+    }
 }
 
 impl SamplingMetrics {
@@ -130,6 +164,11 @@ impl SamplingMetrics {
         tenants.entry(key).or_default().clone()
     }
 
+    /// Asks `thresholds` at each reading which budgets leave items out.
+    pub fn watch_thresholds(&self, thresholds: impl Fn() -> Vec<BudgetThreshold> + Send + Sync + 'static) {
+        *write(&self.thresholds) = Some(Box::new(thresholds));
+    }
+
     /// Forgets the series of rules that are gone, for instance after a reload of policies.
     pub fn retain_rules(&self, keep: impl Fn(&str) -> bool) {
         write(&self.rules).retain(|(_, _, rule), _| keep(rule));
@@ -148,6 +187,19 @@ impl SamplingMetrics {
             if counters.adjusted() > 0.0 {
                 families.add(&catalog::SAMPLING_ADJUSTED, &labels, counters.adjusted());
             }
+        }
+        let mut lowest: BTreeMap<(&str, &str), f64> = BTreeMap::new();
+        for ((tenant, _, rule), counters) in rules.iter().filter(|(_, c)| c.probability() > 0.0) {
+            let known = lowest.entry((tenant.as_str(), rule)).or_insert(1.0);
+            *known = known.min(counters.probability());
+        }
+        for ((tenant, rule), probability) in lowest {
+            families.add(&catalog::SAMPLING_PROBABILITY, &[tenant, rule], probability);
+        }
+        let thresholds = self.thresholds.read().unwrap_or_else(PoisonError::into_inner);
+        for BudgetThreshold { rule, tenant, share } in thresholds.iter().flat_map(|thresholds| thresholds()) {
+            let key = tenant.as_ref().map_or("", TenantId::as_str);
+            families.add(&catalog::SAMPLING_THRESHOLD, &[&rule, key], share);
         }
         let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
         let mut tenants: Vec<_> =

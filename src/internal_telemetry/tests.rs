@@ -42,6 +42,9 @@ pub(super) fn busy(rule: &str) -> Telemetry {
     let counters = telemetry.sampling().rule(&tenant, Signal::Traces, &rule);
     counters.add(Decision::SampledOut, 1);
     counters.add_adjusted(2.5);
+    counters.set_probability(0.4);
+    let budget = BudgetThreshold { rule: "_kept".into(), tenant: Some(tenant.clone()), share: 0.25 };
+    telemetry.sampling().watch_thresholds(move || vec![budget.clone()]);
     let randomness = telemetry.sampling().randomness(&tenant);
     randomness.inconsistent_threshold.add(1);
     randomness.missing_randomness.add(1);
@@ -52,7 +55,7 @@ pub(super) fn busy(rule: &str) -> Telemetry {
     telemetry.models().count(&tenant, ("ranker", "7"), 20, 1);
     telemetry.policies().loaded("7", "ab12", Duration::from_millis(3));
     telemetry.watch_tasks(&crate::tasks::Scope::root("test"));
-    telemetry.watch_tls("receiver/otlp", || 2);
+    telemetry.watch_tls("receiver/otlp", || TlsReading { failed_reloads: 2, not_after: Some(1) });
     telemetry
 }
 
@@ -193,11 +196,13 @@ fn the_same_component_has_the_same_counters_after_a_reload() {
     let telemetry = Telemetry::detached();
     telemetry.exporter("a").sent[Signal::Traces].add(1);
     telemetry.exporter("a").sent[Signal::Traces].add(1);
-    telemetry.watch_tls("receiver/otlp", || 2);
-    telemetry.watch_tls("receiver/otlp", || 1);
+    let reading = |failed_reloads, not_after| TlsReading { failed_reloads, not_after };
+    telemetry.watch_tls("receiver/otlp", move || reading(2, Some(7)));
+    telemetry.watch_tls("receiver/otlp", move || reading(1, Some(9)));
     let families = telemetry.read();
     assert_eq!(families.sum("otelcol_exporter_sent_spans", &[("exporter", "a")]), 2.0);
     assert_eq!(families.sum("tollgate_tls_reload_failures_total", &[]), 3.0);
+    assert_eq!(families.sum("tollgate_tls_not_after_seconds", &[]), 9.0);
 }
 
 #[test]

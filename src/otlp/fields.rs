@@ -8,6 +8,12 @@ pub(super) fn slice(request: &[u8], extent: Extent) -> &[u8] {
     request.get(extent.start as usize..extent.end as usize).unwrap_or_default()
 }
 
+/// The id that begins at `start`; none begins at 0.
+fn id<const N: usize>(request: &[u8], start: u32) -> Option<[u8; N]> {
+    let start = start as usize;
+    request.get(start..start + N).filter(|_| start > 0)?.try_into().ok()
+}
+
 /// The fields of one span.
 #[derive(Debug, Clone, Copy)]
 pub struct SpanFields<'a> {
@@ -19,12 +25,12 @@ pub struct SpanFields<'a> {
 impl<'a> SpanFields<'a> {
     /// The trace id, if it has 16 bytes; all zero is possible.
     pub fn trace_id(&self) -> Option<[u8; 16]> {
-        self.at.trace_id
+        id(self.request, self.at.trace_id)
     }
 
     /// The span id, if it has 8 bytes.
     pub fn span_id(&self) -> Option<[u8; 8]> {
-        self.at.span_id
+        id(self.request, self.at.span_id)
     }
 
     /// Whether a parent is named (not empty, not all zero).
@@ -93,12 +99,12 @@ pub struct LogFields<'a> {
 impl<'a> LogFields<'a> {
     /// The trace id, if it has 16 bytes.
     pub fn trace_id(&self) -> Option<[u8; 16]> {
-        self.at.trace_id
+        id(self.request, self.at.trace_id)
     }
 
     /// The span id, if it has 8 bytes.
     pub fn span_id(&self) -> Option<[u8; 8]> {
-        self.at.span_id
+        id(self.request, self.at.span_id)
     }
 
     /// The severity's number, 0 to 24.
@@ -118,7 +124,7 @@ impl<'a> LogFields<'a> {
 
     /// The body, if there is one.
     pub fn body(&self) -> Option<Value<'a>> {
-        self.at.body.map(|extent| Value::read(slice(self.request, extent)))
+        (self.at.body.start > 0).then(|| Value::read(slice(self.request, self.at.body)))
     }
 
     /// When it happened, in nanoseconds since 1970; 0 if unknown.

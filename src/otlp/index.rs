@@ -96,11 +96,13 @@ pub(super) struct ItemAt {
     pub(super) attributes: u32,
 }
 
-/// What the walk noted of a span.
+/// What the walk noted of a span. Ids are places, for the sake of size: a request may have very many spans.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct SpanAt {
-    pub(super) trace_id: Option<[u8; 16]>,
-    pub(super) span_id: Option<[u8; 8]>,
+    /// Where its 16 bytes begin; 0 if there are not 16.
+    pub(super) trace_id: u32,
+    /// Where its 8 bytes begin; 0 if there are not 8.
+    pub(super) span_id: u32,
     pub(super) has_parent: bool,
     pub(super) start_unix_nano: u64,
     pub(super) end_unix_nano: u64,
@@ -114,13 +116,15 @@ pub(super) struct SpanAt {
 /// What the walk noted of a log record.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct LogAt {
-    pub(super) trace_id: Option<[u8; 16]>,
-    pub(super) span_id: Option<[u8; 8]>,
+    /// As of a span.
+    pub(super) trace_id: u32,
+    pub(super) span_id: u32,
     pub(super) time_unix_nano: u64,
     pub(super) observed_time_unix_nano: u64,
     pub(super) severity_text: Extent,
     pub(super) event_name: Extent,
-    pub(super) body: Option<Extent>,
+    /// Starts at 0 if there is none: a body has a key before it.
+    pub(super) body: Extent,
     pub(super) severity_number: i32,
     pub(super) flags: u32,
 }
@@ -166,8 +170,13 @@ impl Index {
             self.clear();
             return Err(Malformed::Budget { limit: max_bytes });
         }
-        if !self.walk(signal, request, limits)?.odd {
+        let Tally { odd, cost, .. } = self.walk(signal, request, limits)?;
+        if !odd {
             return Ok(request.clone());
+        }
+        if cost > Limits::ODD_BUDGET {
+            self.clear();
+            return Err(Malformed::Budget { limit: Limits::ODD_BUDGET });
         }
         self.normalized += 1;
         let normal = normalize(signal, request);

@@ -8,6 +8,9 @@ pub struct Limits {
     /// Estimated bytes the request would take decoded: its own length plus the size of every
     /// repeated message. What one batch can do to the memory of those who decode it.
     pub decoded_budget: usize,
+    /// Bytes the [`Index`](super::Index) may take beyond the length of what was read so far. What a
+    /// request of very many very small items does to our own memory.
+    pub index_budget: usize,
     /// How many messages and groups may enclose another. Range: 16 (what OTLP itself needs, and a few
     /// levels of values) to 96 (decoders give up at 100); what lies outside counts as the nearer end.
     pub max_depth: usize,
@@ -19,11 +22,20 @@ impl Limits {
     /// The deepest nesting there can be.
     pub const MAX_DEPTH: usize = 96;
 
-    /// The limits that go with a message size: a budget of sixteen times as much, at least 64 MiB
-    /// (ordinary requests need three times), and the deepest nesting.
+    /// Decoded size of the largest request that is decoded at all, because of its odd shape: four times the
+    /// default message size of gRPC.
+    pub(super) const ODD_BUDGET: usize = 16 << 20;
+
+    /// The limits that go with a message size: a decoded size of sixteen times as much, at least 64 MiB
+    /// (ordinary requests need three times); an index that has room for 150,000 items whatever their size,
+    /// and for as many as fit the message if each has at least 50 bytes (identifiers, times and a name); and
+    /// the deepest nesting.
     pub fn for_message_size(max_bytes: usize) -> Self {
         const LEAST_BUDGET: usize = 64 << 20;
+        const LEAST_INDEX: usize = 12 << 20;
         let decoded_budget = max_bytes.saturating_mul(16).max(LEAST_BUDGET);
-        Self { max_bytes, decoded_budget, max_depth: Self::MAX_DEPTH }
+        // An item takes 80 bytes of index.
+        let index_budget = (max_bytes / 50).saturating_mul(30).max(LEAST_INDEX);
+        Self { max_bytes, decoded_budget, index_budget, max_depth: Self::MAX_DEPTH }
     }
 }

@@ -4,8 +4,8 @@ use crate::wire::Flaw;
 
 /// What is wrong with the bytes of a request; nothing of it is kept.
 ///
-/// The caller answers INVALID_ARGUMENT / 400, and RESOURCE_EXHAUSTED / 413 for [`Malformed::Budget`]:
-/// in neither case may the client send the same bytes again.
+/// The caller answers INVALID_ARGUMENT / 400, and RESOURCE_EXHAUSTED / 413 for [`Malformed::Budget`]
+/// and [`Malformed::TooDense`]: in no case may the client send the same bytes again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// A length or a value reaches past the end of what encloses it.
@@ -32,6 +32,9 @@ pub enum Malformed {
         /// The limit, in bytes of estimated decoded size.
         limit: usize,
     },
+    /// Very many very small messages: finding them again would cost more memory than they have.
+    #[error("the request has too many messages for its size")]
+    TooDense,
 }
 
 impl From<Flaw> for Malformed {

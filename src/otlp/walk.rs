@@ -21,6 +21,9 @@ pub(super) struct Walk<'i, 'b> {
     bytes: &'b [u8],
     tally: Tally,
     budget: usize,
+    /// Bytes of the index so far.
+    noted: usize,
+    index_budget: usize,
     depth: usize,
 }
 
@@ -30,7 +33,15 @@ impl<'i, 'b> Walk<'i, 'b> {
         let depth = limits.max_depth.clamp(16, Limits::MAX_DEPTH);
         // Strings and numbers together are never longer than the request.
         let tally = Tally { cost: bytes.len(), ..Tally::default() };
-        Self { index, bytes, tally, budget: limits.decoded_budget, depth }
+        Self {
+            index,
+            bytes,
+            tally,
+            budget: limits.decoded_budget,
+            noted: 0,
+            index_budget: limits.index_budget,
+            depth,
+        }
     }
 
     /// Walks all of it.
@@ -49,16 +60,21 @@ impl<'i, 'b> Walk<'i, 'b> {
                 }
                 Some(key) => {
                     skip_unknown(&mut reader, key, numbers(&[1]), self.depth)?;
-                    add_rest(&mut self.index.request_rests, 0, extent(outer, reader.at()));
+                    self.noted += add_rest(&mut self.index.request_rests, 0, extent(outer, reader.at()));
                 }
             }
         }
-        self.check_budget()?;
+        self.check_budget(self.bytes.len())?;
         Ok(self.tally)
     }
 
-    fn check_budget(&self) -> Result<(), Malformed> {
-        if self.tally.cost > self.budget { Err(Malformed::Budget { limit: self.budget }) } else { Ok(()) }
+    /// `read` is how far the walk has come.
+    #[inline(always)]
+    fn check_budget(&self, read: usize) -> Result<(), Malformed> {
+        if self.tally.cost > self.budget {
+            return Err(Malformed::Budget { limit: self.budget });
+        }
+        if self.noted > self.index_budget + read { Err(Malformed::TooDense) } else { Ok(()) }
     }
 
     fn body(&self, frame: Framed) -> &'b [u8] {
@@ -72,7 +88,7 @@ impl<'i, 'b> Walk<'i, 'b> {
             Signal::Metrics => size_of::<ResourceMetrics>(),
             Signal::Logs => size_of::<ResourceLogs>(),
         };
-        self.check_budget()?;
+        self.check_budget(at.body as usize)?;
         let (scopes, items) = (self.index.scopes.len(), self.index.items.len());
         let rests = self.index.resource_rests.len();
         // The first that may still grow: nothing merges with the `Resource`.
@@ -95,6 +111,8 @@ impl<'i, 'b> Walk<'i, 'b> {
                     keys = std::mem::replace(&mut self.tally.keys, keys_of_items);
                     self.tally.odd |= resource.replace(message).is_some();
                     self.index.resource_rests.push(message.extent());
+                    self.noted += size_of::<Extent>();
+                    self.check_budget(message.end as usize)?;
                     mergeable = self.index.resource_rests.len();
                     continue;
                 }
@@ -102,8 +120,9 @@ impl<'i, 'b> Walk<'i, 'b> {
                 Some(key) => skip_unknown(&mut reader, key, numbers(&[1, 2, 3]), self.depth - 1)?,
             }
             let range = extent(at.body as usize + outer, at.body as usize + reader.at());
-            add_rest(&mut self.index.resource_rests, mergeable, range);
+            self.noted += add_rest(&mut self.index.resource_rests, mergeable, range);
         }
+        self.noted += size_of::<ResourceAt>();
         self.index.resources.push(ResourceAt {
             frame: at,
             resource,
@@ -122,7 +141,7 @@ impl<'i, 'b> Walk<'i, 'b> {
             Signal::Metrics => size_of::<ScopeMetrics>(),
             Signal::Logs => size_of::<ScopeLogs>(),
         };
-        self.check_budget()?;
+        self.check_budget(at.body as usize)?;
         let (metrics, items) = (self.index.metrics.len(), self.index.items.len());
         let rests = self.index.scope_rests.len();
         let mut scope = ScopeAt { frame: at, ..ScopeAt::default() };
@@ -139,7 +158,7 @@ impl<'i, 'b> Walk<'i, 'b> {
                         Signal::Metrics => self.metric(frame)?,
                         Signal::Logs => self.log(frame)?,
                     }
-                    self.check_budget()?;
+                    self.check_budget(frame.end as usize)?;
                     continue;
                 }
                 Some(FIRST) => {
@@ -153,13 +172,14 @@ impl<'i, 'b> Walk<'i, 'b> {
                 Some(key) => skip_unknown(&mut reader, key, numbers(&[1, 2, 3]), self.depth - 2)?,
             }
             let range = extent(at.body as usize + outer, at.body as usize + reader.at());
-            add_rest(&mut self.index.scope_rests, rests, range);
+            self.noted += add_rest(&mut self.index.scope_rests, rests, range);
         }
         self.tally.odd |= scopes_seen > 1;
         scope.metrics = range(metrics, self.index.metrics.len());
         scope.items = range(items, self.index.items.len());
         scope.rests = range(rests, self.index.scope_rests.len());
         self.index.scopes.push(scope);
+        self.noted += size_of::<ScopeAt>();
         Ok(())
     }
 
@@ -186,6 +206,7 @@ impl<'i, 'b> Walk<'i, 'b> {
             parent: parent as u32,
             attributes: attributes as u32,
         });
+        self.noted += size_of::<ItemAt>();
     }
 
     fn span(&mut self, at: Framed) -> Result<(), Flaw> {
@@ -201,8 +222,8 @@ impl<'i, 'b> Walk<'i, 'b> {
                     attributes.get_or_insert(field);
                     self.tally.attribute(reader.bytes()?, self.depth - 4)?;
                 }
-                Some(keys::span::TRACE_ID) => span.trace_id = reader.bytes()?.try_into().ok(),
-                Some(keys::span::SPAN_ID) => span.span_id = reader.bytes()?.try_into().ok(),
+                Some(keys::span::TRACE_ID) => span.trace_id = id::<16>(at.body, &mut reader)?,
+                Some(keys::span::SPAN_ID) => span.span_id = id::<8>(at.body, &mut reader)?,
                 Some(keys::span::TRACE_STATE) => span.trace_state = text(at.body, &mut reader)?,
                 Some(keys::span::PARENT_SPAN_ID) => span.has_parent = is_id(reader.bytes()?),
                 Some(keys::span::NAME) => span.name = text(at.body, &mut reader)?,
@@ -226,6 +247,7 @@ impl<'i, 'b> Walk<'i, 'b> {
         self.tally.cost += size_of::<Span>();
         self.item(at, self.index.scopes.len(), attributes.unwrap_or(reader.at()));
         self.index.spans.push(span);
+        self.noted += size_of::<SpanAt>();
         Ok(())
     }
 
@@ -262,12 +284,13 @@ impl<'i, 'b> Walk<'i, 'b> {
                     let body = frame(at.body, field, &mut reader)?;
                     self.tally.value(self.body(body), self.depth - 4)?;
                     let body = Extent { start: body.body, end: body.end };
-                    self.tally.odd |= log.body.replace(body).is_some();
+                    self.tally.odd |= log.body.start > 0;
+                    log.body = body;
                 }
                 Some(keys::log::DROPPED) => drop(reader.varint()?),
                 Some(keys::log::FLAGS) => log.flags = reader.fixed32()?,
-                Some(keys::log::TRACE_ID) => log.trace_id = reader.bytes()?.try_into().ok(),
-                Some(keys::log::SPAN_ID) => log.span_id = reader.bytes()?.try_into().ok(),
+                Some(keys::log::TRACE_ID) => log.trace_id = id::<16>(at.body, &mut reader)?,
+                Some(keys::log::SPAN_ID) => log.span_id = id::<8>(at.body, &mut reader)?,
                 Some(keys::log::OBSERVED_TIME) => log.observed_time_unix_nano = reader.fixed64()?,
                 Some(keys::log::EVENT_NAME) => log.event_name = text(at.body, &mut reader)?,
                 Some(key) => skip_unknown(&mut reader, key, KNOWN, self.depth - 3)?,
@@ -276,6 +299,7 @@ impl<'i, 'b> Walk<'i, 'b> {
         self.tally.cost += size_of::<LogRecord>();
         self.item(at, self.index.scopes.len(), attributes.unwrap_or(reader.at()));
         self.index.logs.push(log);
+        self.noted += size_of::<LogAt>();
         Ok(())
     }
 
@@ -306,12 +330,13 @@ impl<'i, 'b> Walk<'i, 'b> {
                 }
             }
             let range = extent(at.body as usize + outer, at.body as usize + reader.at());
-            add_rest(&mut self.index.metric_rests, rests, range);
+            self.noted += add_rest(&mut self.index.metric_rests, rests, range);
         }
         metric.items = range(items, self.index.items.len());
         metric.rests = range(rests, self.index.metric_rests.len());
         metric.points_rests = range(points_rests, self.index.points_rests.len());
         self.index.metrics.push(metric);
+        self.noted += size_of::<MetricAt>();
         Ok(())
     }
 
@@ -327,7 +352,7 @@ impl<'i, 'b> Walk<'i, 'b> {
                     let point = frame(at.body, outer, &mut reader)?;
                     self.tally.message(self.body(point), points.shape, self.depth - 5)?;
                     self.item(point, self.index.metrics.len(), 0);
-                    self.check_budget()?;
+                    self.check_budget(point.end as usize)?;
                     continue;
                 }
                 // aggregation_temporality, is_monotonic
@@ -339,7 +364,7 @@ impl<'i, 'b> Walk<'i, 'b> {
                 Some(key) => skip_unknown(&mut reader, key, points.known, self.depth - 4)?,
             }
             let range = extent(at.body as usize + outer, at.body as usize + reader.at());
-            add_rest(&mut self.index.points_rests, rests, range);
+            self.noted += add_rest(&mut self.index.points_rests, rests, range);
         }
     }
 }
@@ -367,6 +392,13 @@ fn frame(base: u32, outer: usize, reader: &mut Reader<'_>) -> Result<Framed, Fla
     Ok(Framed { outer: base + outer as u32, body: end - length, end })
 }
 
+/// Reads an id of `N` bytes in a message whose body starts at `base`; where it begins, 0 if it has another length.
+#[inline(always)]
+fn id<const N: usize>(base: u32, reader: &mut Reader<'_>) -> Result<u32, Flaw> {
+    let length = reader.bytes()?.len();
+    Ok(if length == N { base + (reader.at() - N) as u32 } else { 0 })
+}
+
 /// Reads a string field of a message whose body starts at `base`.
 #[inline(always)]
 fn text(base: u32, reader: &mut Reader<'_>) -> Result<Extent, Flaw> {
@@ -375,14 +407,16 @@ fn text(base: u32, reader: &mut Reader<'_>) -> Result<Extent, Flaw> {
     Ok(Extent { start: end - length, end })
 }
 
-/// Notes a range, together with the one before it if they touch and that is at `mergeable` or later.
-fn add_rest(rests: &mut Vec<Extent>, mergeable: usize, rest: Extent) {
+/// Notes a range; how many bytes of index that takes. It goes together with the one before it if they touch and that is at `mergeable` or later.
+fn add_rest(rests: &mut Vec<Extent>, mergeable: usize, rest: Extent) -> usize {
     if rests.len() > mergeable
         && let Some(last) = rests.last_mut()
         && last.end == rest.start
     {
         last.end = rest.end;
+        0
     } else {
         rests.push(rest);
+        size_of::<Extent>()
     }
 }

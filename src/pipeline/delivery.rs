@@ -5,7 +5,9 @@
 //! what the others put down is ended there and the request refused: it comes back whole. Batches that are
 //! let go on the way, because the client went away, are counted as refused.
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tokio_util::sync::DropGuard;
 
 use super::Refusal;
 use crate::batch::{Batch, Receipt};
@@ -14,9 +16,9 @@ use crate::outcome::RefusedReason;
 use crate::queue::{self, Cause, QueueFull, Reservation, StoreError};
 
 /// The batches of one request, by exporter.
-#[derive(Default)]
 pub(super) struct Deliveries {
     list: Vec<Delivery>,
+    deadline: Instant,
 }
 
 struct Delivery {
@@ -25,6 +27,11 @@ struct Delivery {
 }
 
 impl Deliveries {
+    /// None yet, of a request that may wait until `deadline`.
+    pub(super) fn new(deadline: Instant) -> Self {
+        Self { list: Vec::new(), deadline }
+    }
+
     /// Every exporter gets every batch; what the second and later ones get is counted as copied.
     pub(super) fn add(&mut self, exporters: &[Exporter], batches: Vec<Batch>) {
         let Some((first, others)) = exporters.split_first() else { return };
@@ -45,10 +52,11 @@ impl Deliveries {
     /// result, or a destination said no.
     ///
     /// # Cancel safety
-    /// Dropped before the queues own the data, all of it is refused; later only the answer is lost.
-    pub(super) async fn deliver(mut self, deadline: Instant) -> Result<u64, Refusal> {
-        let reserved = match self.reserve(deadline).await {
-            Ok(mut reserved) => self.store(&mut reserved, deadline).await.map(|()| reserved),
+    /// Dropped before the queues own the data, all of it is refused; later only the answer is lost, and
+    /// where there is no queue but an exporter that sends at once, sending stops.
+    pub(super) async fn deliver(mut self) -> Result<u64, Refusal> {
+        let reserved = match self.reserve().await {
+            Ok(mut reserved) => self.store(&mut reserved).await.map(|()| reserved),
             Err(refusal) => Err(refusal),
         };
         let reserved = match reserved {
@@ -60,27 +68,30 @@ impl Deliveries {
                 return Err(refusal);
             }
         };
-        let receipt = self.commit(reserved, deadline);
-        match receipt {
+        match self.commit(reserved) {
             None => Ok(0),
-            Some(result) => await_result(result, deadline).await,
+            Some((result, _waiting)) => await_result(result, self.deadline).await,
         }
     }
 
-    async fn reserve(&self, deadline: Instant) -> Result<Vec<Reservation>, Refusal> {
+    async fn reserve(&self) -> Result<Vec<Reservation>, Refusal> {
         let mut reserved = Vec::with_capacity(self.list.len());
         for Delivery { exporter, batches } in &self.list {
             let room = match exporter.blocks_on_overflow() {
-                true => exporter.queue().reserve_waiting(batches, deadline).await,
+                true => exporter.queue().reserve_waiting(batches, self.deadline).await,
                 false => exporter.queue().reserve(batches),
             };
-            reserved.push(room.map_err(|full| refusal(exporter, &full))?);
+            reserved.push(room.map_err(|full| match exporter.blocks_on_overflow() {
+                // The wait for room has used up the time of the request.
+                true if !full.never_fits && Instant::now() >= self.deadline => Refusal::DeadlineExceeded,
+                _ => refusal(exporter, &full),
+            })?);
         }
         Ok(reserved)
     }
 
     /// Puts the batches of durable queues down; dropped, or when one fails, none of them is owned.
-    async fn store(&self, reserved: &mut [Reservation], deadline: Instant) -> Result<(), Refusal> {
+    async fn store(&self, reserved: &mut [Reservation]) -> Result<(), Refusal> {
         let durable = self.list.iter().zip(reserved).filter(|(_, room)| room.is_durable());
         let storing: Vec<_> = durable
             .map(|(Delivery { exporter, batches }, room)| async move {
@@ -90,17 +101,18 @@ impl Deliveries {
         if storing.is_empty() {
             return Ok(());
         }
-        let stored = tokio::time::timeout_at(deadline, queue::all(storing.into_iter())).await;
+        let stored = tokio::time::timeout_at(self.deadline, queue::all(storing.into_iter())).await;
         stored.map_err(|_late| Refusal::DeadlineExceeded)?.into_iter().collect()
     }
 
+    /// Where the result arrives, if any exporter is waited for, and what says that somebody waits.
     fn commit(
         &mut self,
         reserved: Vec<Reservation>,
-        deadline: Instant,
-    ) -> Option<tokio::sync::oneshot::Receiver<crate::batch::Result>> {
+    ) -> Option<(oneshot::Receiver<crate::batch::Result>, DropGuard)> {
         let awaited = self.list.iter().any(|delivery| delivery.exporter.awaits_results());
-        let (receipt, result) = if awaited { Some(Receipt::until(deadline)).unzip() } else { (None, None) };
+        let (receipt, result) = awaited.then(|| Receipt::until(self.deadline)).unzip();
+        let waiting = receipt.as_ref().map(Receipt::waiting);
         for (Delivery { exporter, batches }, room) in self.list.drain(..).zip(reserved) {
             let receipt = receipt.as_ref().filter(|_| exporter.awaits_results());
             let batches = match receipt {
@@ -111,7 +123,7 @@ impl Deliveries {
             };
             room.commit(batches);
         }
-        result
+        result.zip(waiting)
     }
 
     /// Ends every batch as refused.
@@ -124,12 +136,14 @@ impl Deliveries {
 
 impl Drop for Deliveries {
     fn drop(&mut self) {
-        self.refuse(RefusedReason::Cancelled);
+        // Whoever drops it at the deadline is as fast as the wait within.
+        let is_late = Instant::now() >= self.deadline;
+        self.refuse(if is_late { RefusedReason::Deadline } else { RefusedReason::Cancelled });
     }
 }
 
 async fn await_result(
-    result: tokio::sync::oneshot::Receiver<crate::batch::Result>,
+    result: oneshot::Receiver<crate::batch::Result>,
     deadline: Instant,
 ) -> Result<u64, Refusal> {
     match tokio::time::timeout_at(deadline, result).await {

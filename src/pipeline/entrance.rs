@@ -13,8 +13,8 @@ use crate::authentication::{Authenticating, Credentials, Unproven, Verifiers};
 use crate::batch::{Batch, Origin};
 use crate::exporter::Exporter;
 use crate::internal_telemetry::AuthenticationMetrics;
-use crate::internal_telemetry::metrics::{Counter, ReceiverMetrics};
-use crate::otlp::{Draft, Edits, Index, Limits, Most, PerSignal};
+use crate::internal_telemetry::metrics::{Cancellations, Counter, ReceiverMetrics};
+use crate::otlp::{Draft, Edits, Index, Limits, Malformed, Most, PerSignal};
 use crate::outcome::{RefusedReason, Trimmed};
 use crate::processor::{Stop, Work};
 use crate::tenant::{
@@ -34,6 +34,7 @@ pub(super) struct Shared {
     pub(super) limits: Limits,
     pub(super) verifiers: Verifiers,
     pub(super) authentication: Arc<AuthenticationMetrics>,
+    pub(super) cancellations: Cancellations,
 }
 
 /// Arrays a worker thread reuses from request to request.
@@ -65,6 +66,11 @@ impl Entrance {
         }
     }
 
+    /// Where requests are counted whose work was stopped.
+    pub fn cancellations(&self) -> &Cancellations {
+        &self.0.cancellations
+    }
+
     /// Takes one request: checks, tags, samples, and answers when every queue owns its part.
     ///
     /// # Errors
@@ -89,7 +95,7 @@ impl Entrance {
                 return refused(request.transport, items, refusal);
             }
         };
-        match deliveries.deliver(request.deadline).await {
+        match deliveries.deliver().await {
             Ok(by_destination) => {
                 let by_destination_message =
                     (by_destination > 0).then(|| "rejected by the destination".to_owned());
@@ -156,6 +162,15 @@ impl Entrance {
         Limits { decoded_budget, ..*limits }
     }
 
+    /// Counts a request that was looked at no further than its tenant's limits let it in.
+    fn count_too_large(&self, malformed: &Malformed, request: &Request) {
+        if let Malformed::Budget { limit } = malformed
+            && request.pass.max_decoded() == Some(*limit)
+        {
+            request.pass.too_large();
+        }
+    }
+
     /// The synchronous part: bytes to batches, in every pipeline concerned.
     fn process(
         &self,
@@ -167,10 +182,11 @@ impl Entrance {
         SCRATCH.with_borrow_mut(|Scratch { index, edits }| {
             let body = index
                 .read(request.signal, &request.body, &self.limits(request))
+                .inspect_err(|malformed| self.count_too_large(malformed, request))
                 .map_err(Refusal::Malformed)?;
             let items = index.items();
             self.0.normalized[request.signal].add(index.normalized());
-            let mut deliveries = Deliveries::default();
+            let mut deliveries = Deliveries::new(request.deadline);
             let mut admission = Admission::new(request.pass.clone());
             for (position, pipeline) in self.0.pipelines[request.signal].iter().enumerate() {
                 let mut work = Work {

@@ -116,6 +116,7 @@ impl Graph {
                 limits: limits(config_of),
                 verifiers: verifiers.clone(),
                 authentication: telemetry.authentication().clone(),
+                cancellations: telemetry.cancellations().clone(),
             });
             if entrance.leads_anywhere() {
                 receivers.push((id.clone(), (**config_of).clone(), entrance));

@@ -190,3 +190,13 @@ pub enum Refusal {
     #[error("the destination did not take the data: {}", .0.message)]
     Destination(SendFailure),
 }
+
+/// When a client that is turned away by the end of this process may come back: to its successor.
+const SUCCESSOR: Duration = Duration::from_secs(1);
+
+impl Refusal {
+    /// The collector goes away before the request was done.
+    pub fn shutting_down() -> Self {
+        Refusal::ShuttingDown { retry_after: SUCCESSOR }
+    }
+}

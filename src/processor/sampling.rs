@@ -231,6 +231,8 @@ struct RuleCounts {
     rule: Option<usize>,
     decisions: [u64; Label::ALL.len()],
     adjusted: f64,
+    /// The probability with which the last item was kept.
+    last: Option<f64>,
 }
 
 impl Counts {
@@ -243,7 +245,7 @@ impl Counts {
         // Few rules decide about one resource, and mostly the same one again.
         let known = self.rules.iter().position(|counts| counts.rule == rule);
         let at = known.unwrap_or_else(|| {
-            self.rules.push(RuleCounts { rule, decisions: Default::default(), adjusted: 0.0 });
+            self.rules.push(RuleCounts { rule, decisions: Default::default(), adjusted: 0.0, last: None });
             self.rules.len() - 1
         });
         &mut self.rules[at]
@@ -253,6 +255,7 @@ impl Counts {
         let counts = self.of(None);
         counts.decisions[Label::Kept as usize] += items;
         counts.adjusted += items as f64;
+        counts.last = Some(1.0);
     }
 
     fn add(&mut self, decision: &Decision, evaluator: &Evaluator) {
@@ -268,7 +271,9 @@ impl Counts {
         let counts = self.of(decision.rule);
         counts.decisions[label as usize] += 1;
         if decision.keep {
-            counts.adjusted += decision.threshold.map_or(1.0, |threshold| threshold.adjusted_count());
+            let stands_for = decision.threshold.map_or(1.0, |threshold| threshold.adjusted_count());
+            counts.adjusted += stands_for;
+            counts.last = Some(1.0 / stands_for);
         }
         for shadow in evaluator.shadows() {
             let label = if shadow.keep { Label::ShadowKept } else { Label::ShadowOut };
@@ -293,6 +298,9 @@ impl Counts {
             }
             if counts.adjusted > 0.0 {
                 metrics.add_adjusted(counts.adjusted);
+            }
+            if let Some(probability) = counts.last {
+                metrics.set_probability(probability);
             }
         }
         let odd = [self.inconsistent_threshold, self.missing_randomness, self.no_random_flag, self.oversized];

@@ -76,8 +76,11 @@ pub(super) enum Fault {
     #[error("gRPC needs HTTP/2")]
     Version,
     /// Not a timeout.
-    #[error("grpc-timeout is malformed")]
-    Timeout,
+    #[error("{header} is malformed")]
+    Timeout {
+        /// Which header it is.
+        header: &'static str,
+    },
     /// The client stopped in the middle of its body.
     #[error("the body stopped arriving")]
     Stalled,
@@ -124,7 +127,7 @@ impl Fault {
             Fault::Json(JsonError::Malformed { .. })
             | Fault::Decompress { .. }
             | Fault::Frame(_)
-            | Fault::Timeout
+            | Fault::Timeout { .. }
             | Fault::Version => Verdict::malformed(Code::InvalidArgument, StatusCode::BAD_REQUEST),
             Fault::CompressedHow => Verdict::malformed(Code::Internal, StatusCode::BAD_REQUEST),
             Fault::Encoding { .. } | Fault::MediaType => {
@@ -142,7 +145,7 @@ impl Fault {
 
 fn of_refusal(refusal: &Refusal) -> Verdict {
     match refusal {
-        Refusal::Malformed(Malformed::Budget { .. }) => {
+        Refusal::Malformed(Malformed::Budget { .. } | Malformed::TooDense) => {
             Verdict::malformed(Code::ResourceExhausted, StatusCode::PAYLOAD_TOO_LARGE)
         }
         Refusal::Malformed(_) => Verdict::malformed(Code::InvalidArgument, StatusCode::BAD_REQUEST),
@@ -251,6 +254,7 @@ mod tests {
             |refusal: Refusal, code, http, retry_after| check(refusal.into(), code, http, retry_after);
         refused(Malformed::Truncated.into(), Code::InvalidArgument, 400, None);
         refused(Malformed::Budget { limit: 1 }.into(), Code::ResourceExhausted, 413, None);
+        refused(Malformed::TooDense.into(), Code::ResourceExhausted, 413, None);
         refused(Refusal::NeverFits { exporter: exporter() }, Code::ResourceExhausted, 413, None);
         refused(Refusal::QueueFull { exporter: exporter(), retry_after }, Code::Unavailable, 503, SECOND);
         let exhausted = Code::ResourceExhausted;
@@ -282,7 +286,7 @@ mod tests {
         check(Fault::Json(JsonError::TooLarge { limit: 1 }), Code::ResourceExhausted, 413, None);
         check(Fault::Decompress { encoding: "gzip" }, Code::InvalidArgument, 400, None);
         check(Fault::Frame(BadFrame::Short), Code::InvalidArgument, 400, None);
-        check(Fault::Timeout, Code::InvalidArgument, 400, None);
+        check(Fault::Timeout { header: "grpc-timeout" }, Code::InvalidArgument, 400, None);
         check(Fault::Version, Code::InvalidArgument, 400, None);
         check(Fault::CompressedHow, Code::Internal, 400, None);
         check(Fault::Encoding { supported: "gzip" }, Code::Unimplemented, 415, None);

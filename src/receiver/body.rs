@@ -62,16 +62,19 @@ pub(super) enum Unread {
     Broken,
 }
 
-/// Reads a body to its end.
+/// Reads a body to its end, or what is left of it.
 ///
 /// # Errors
 /// [`Unread`]; the rest of the body is not read.
-pub(super) async fn read<B>(body: &mut B, shape: Shape, bounds: &Bounds) -> Result<Bytes, Unread>
+///
+/// # Cancel safety
+/// What arrived is in `gathered`; reading can go on.
+pub(super) async fn read<B>(body: &mut B, gathered: &mut Gathered, bounds: &Bounds) -> Result<(), Unread>
 where
     B: Body<Data = Bytes> + Unpin,
 {
     let mut alarm = Alarm::new(bounds);
-    let mut gathered = Gathered::new(shape, bounds.limit);
+    gathered.check(bounds.limit)?;
     // The timer exists only from the first time that there is nothing to read.
     let mut sleep = pin!(None);
     while !body.is_end_stream() {
@@ -85,12 +88,12 @@ where
             Some(Ok(frame)) => {
                 // Trailers of requests mean nothing here.
                 let Ok(piece) = frame.into_data() else { continue };
-                gathered.add(piece)?;
+                gathered.add(piece, bounds.limit)?;
                 alarm.quiet = true;
             }
         }
     }
-    Ok(gathered.whole())
+    Ok(())
 }
 
 /// Rings at the deadline, and when the client was silent for too long.
@@ -124,26 +127,26 @@ impl Alarm {
 }
 
 /// What arrived so far.
-struct Gathered {
+#[derive(Debug)]
+pub(super) struct Gathered {
     shape: Shape,
-    limit: usize,
     first: Bytes,
     /// The whole so far, once there was a second piece.
     joined: Option<BytesMut>,
 }
 
 impl Gathered {
-    fn new(shape: Shape, limit: usize) -> Self {
-        Self { shape, limit, first: Bytes::new(), joined: None }
+    pub(super) fn new(shape: Shape) -> Self {
+        Self { shape, first: Bytes::new(), joined: None }
     }
 
-    fn add(&mut self, piece: Bytes) -> Result<(), Unread> {
+    fn add(&mut self, piece: Bytes, limit: usize) -> Result<(), Unread> {
         if self.as_slice().is_empty() {
             self.first = piece;
         } else {
             self.join(&piece);
         }
-        self.check()
+        self.check(limit)
     }
 
     fn join(&mut self, piece: &[u8]) {
@@ -161,8 +164,8 @@ impl Gathered {
         joined.extend_from_slice(piece);
     }
 
-    fn check(&self) -> Result<(), Unread> {
-        let most = self.shape.most(self.limit);
+    fn check(&self, limit: usize) -> Result<(), Unread> {
+        let most = self.shape.most(limit);
         let arrived = self.as_slice();
         let expected = expected(self.shape, arrived);
         if arrived.len() as u64 > most || expected.is_some_and(|expected| expected > most) {
@@ -178,7 +181,8 @@ impl Gathered {
         self.joined.as_deref().unwrap_or(&self.first)
     }
 
-    fn whole(self) -> Bytes {
+    /// The whole body, if it was read to its end.
+    pub(super) fn whole(self) -> Bytes {
         self.joined.map_or(self.first, BytesMut::freeze)
     }
 }

@@ -14,7 +14,6 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hyper::service::service_fn;
@@ -26,9 +25,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::frames::FrameGuard;
 use super::service::{Intake, Peer, Service, respond};
 use super::stall::WriteGuard;
+use super::work::{Activity, Busy, Ending};
 use crate::config::receiver as config;
+use crate::internal_telemetry::metrics::Gauge;
 use crate::tls::{PeerCertificate, ServerTls};
 
 /// A request that cannot be answered for so long leaves its connection for dead.
@@ -147,6 +149,9 @@ pub(super) struct Port<I> {
     pub(super) service: Arc<Service<I>>,
     pub(super) rules: Rules,
     pub(super) tls: Option<ServerTls>,
+    pub(super) ending: Arc<Ending>,
+    /// Requests under way on this listener.
+    pub(super) in_flight: Gauge,
 }
 
 impl<I: Intake> Port<I> {
@@ -198,12 +203,15 @@ impl<I: Intake> Port<I> {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let activity = Arc::new(Activity::new());
+        let activity = Activity::new(&self.ending, &self.in_flight, &self.service.metrics.cancellations);
+        let activity = Arc::new(activity);
         let (requests, counted) = (self.service.clone(), activity.clone());
         let service = service_fn(move |request| {
             respond(requests.clone(), Busy::new(counted.clone()), peer.clone(), request)
         });
         let builder = self.rules.builder(streams.clone());
+        let socket = FrameGuard::new(socket);
+        let flood = socket.flood();
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), service));
         let life = Life::new(&self.rules, activity);
         let mut alarm = std::pin::pin!(tokio::time::sleep_until(life.first_look()));
@@ -218,7 +226,7 @@ impl<I: Intake> Port<I> {
                     return;
                 }
                 () = alarm.as_mut() => match phase {
-                    Phase::Leaving => return,
+                    Phase::Leaving => return life.activity.cut(),
                     Phase::Draining(since) => match life.rests_until(since, Instant::now()) {
                         Some(at) => alarm.as_mut().reset(at),
                         None => return,
@@ -232,6 +240,12 @@ impl<I: Intake> Port<I> {
                         }
                     },
                 },
+                () = flood.seen() => {
+                    tracing::debug!(name: "connection.flooded", "too many frames that ask for nothing");
+                    phase = Phase::Leaving;
+                    connection.as_mut().graceful_shutdown();
+                    rearm(alarm.as_mut(), Some(LAST_WORDS));
+                }
                 () = draining.cancelled(), if !matches!(phase, Phase::Draining(_)) => {
                     phase = Phase::Draining(Instant::now());
                     connection.as_mut().graceful_shutdown();
@@ -302,7 +316,7 @@ impl Life {
         if self.old_at.is_some_and(|at| at <= now) {
             return Look::Leave(self.grace);
         }
-        let silent = self.activity.started.load(Ordering::Relaxed) == 0;
+        let silent = self.activity.is_silent();
         let idle_at = self.idle.map(|idle| self.activity.idle_since(now) + idle);
         if silent && self.first_request_by <= now || idle_at.is_some_and(|at| at <= now) {
             return Look::Leave(Some(LAST_WORDS));
@@ -319,52 +333,6 @@ impl Life {
     fn rests_until(&self, told: Instant, now: Instant) -> Option<Instant> {
         let until = self.activity.idle_since(now).max(told) + LAST_WORDS;
         (until > now).then_some(until)
-    }
-}
-
-/// What requests a connection has seen.
-struct Activity {
-    opened: Instant,
-    started: AtomicU64,
-    running: AtomicUsize,
-    /// When the last request ended, in ms after `opened`.
-    last_end: AtomicU64,
-}
-
-impl Activity {
-    fn new() -> Self {
-        Self {
-            opened: Instant::now(),
-            started: AtomicU64::new(0),
-            running: AtomicUsize::new(0),
-            last_end: AtomicU64::new(0),
-        }
-    }
-
-    fn idle_since(&self, now: Instant) -> Instant {
-        match self.running.load(Ordering::Relaxed) {
-            0 => self.opened + Duration::from_millis(self.last_end.load(Ordering::Relaxed)),
-            _ => now,
-        }
-    }
-}
-
-/// One request under way.
-struct Busy(Arc<Activity>);
-
-impl Busy {
-    fn new(activity: Arc<Activity>) -> Self {
-        activity.started.fetch_add(1, Ordering::Relaxed);
-        activity.running.fetch_add(1, Ordering::Relaxed);
-        Self(activity)
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        let since = self.0.opened.elapsed().as_millis();
-        self.0.last_end.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

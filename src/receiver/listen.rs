@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Port;
 use super::service::Intake;
 use crate::config::receiver::{Endpoint, Limits, Network};
 use crate::internal_telemetry::metrics::ReceiverMetrics;
-use crate::tasks::{Scope, Worker};
+use crate::tasks::{Scope, Team};
 
 /// After an error that is the system's and not the client's, so that it is not asked in a busy loop.
 const BREATH: Duration = Duration::from_millis(100);
@@ -145,7 +146,7 @@ async fn bind_unix(path: &Path) -> io::Result<Listener> {
 /// What accepting needs besides the socket.
 pub(super) struct Dealing {
     pub(super) scope: Scope,
-    pub(super) workers: Arc<[Worker]>,
+    pub(super) team: Team,
     pub(super) accepting: CancellationToken,
     pub(super) metrics: ReceiverMetrics,
     pub(super) caps: Arc<Caps>,
@@ -182,7 +183,7 @@ fn deal<I: Intake>(socket: Socket, port: &Arc<Port<I>>, dealing: &Dealing) {
         Socket::Unix(_) => None,
     };
     let metrics = dealing.metrics.clone();
-    let worker = Worker::least_loaded(&dealing.workers);
+    let worker = dealing.team.least_loaded();
     let (Some(worker), Some(place)) = (worker, Caps::take(&dealing.caps, peer.map(|peer| peer.ip()))) else {
         metrics.connections_refused.add(1);
         return;
@@ -224,11 +225,12 @@ impl Drop for Open {
     }
 }
 
-/// How many connections one listener has, in all and of each address.
+/// How many connections one listener has, in all and of each address, and how fast they come.
 #[derive(Debug)]
 pub(super) struct Caps {
     most: usize,
     most_per_ip: usize,
+    most_begun_per_ip: usize,
     taken: Mutex<Taken>,
 }
 
@@ -236,6 +238,9 @@ pub(super) struct Caps {
 struct Taken {
     all: usize,
     per_ip: HashMap<IpAddr, usize>,
+    /// Begun in the second that began at `second`.
+    begun: HashMap<IpAddr, usize>,
+    second: Option<Instant>,
 }
 
 /// One connection's place.
@@ -251,6 +256,7 @@ impl Caps {
         Arc::new(Self {
             most: most(limits.max_connections),
             most_per_ip: most(limits.max_connections_per_ip),
+            most_begun_per_ip: most(limits.max_connections_per_ip_per_second),
             taken: Mutex::default(),
         })
     }
@@ -262,6 +268,9 @@ impl Caps {
             return None;
         }
         if let Some(ip) = ip {
+            if !taken.may_begin(ip, caps.most_begun_per_ip, Instant::now()) {
+                return None;
+            }
             let of_ip = taken.per_ip.entry(ip).or_default();
             if *of_ip >= caps.most_per_ip {
                 return None;
@@ -271,6 +280,23 @@ impl Caps {
         taken.all += 1;
         drop(taken);
         Some(Place { caps: caps.clone(), ip })
+    }
+}
+
+impl Taken {
+    /// Counts a connection of this address; false if it has begun its share of this second.
+    fn may_begin(&mut self, ip: IpAddr, most: usize, now: Instant) -> bool {
+        const SECOND: Duration = Duration::from_secs(1);
+        if most == usize::MAX {
+            return true;
+        }
+        if self.second.is_none_or(|second| now.saturating_duration_since(second) >= SECOND) {
+            // What one busy second took is not kept for the quiet ones.
+            (self.begun, self.second) = (HashMap::new(), Some(now));
+        }
+        let begun = self.begun.entry(ip).or_default();
+        *begun += 1;
+        *begun <= most
     }
 }
 

@@ -13,6 +13,7 @@
 mod answer;
 mod body;
 mod connection;
+mod frames;
 mod grpc;
 mod listen;
 mod reply;
@@ -21,7 +22,9 @@ mod sockets;
 mod stall;
 #[cfg(test)]
 mod tests;
+mod waiting;
 mod web;
+mod work;
 
 use std::future::Future;
 use std::io;
@@ -33,16 +36,18 @@ use tokio::time::Instant;
 use connection::Port;
 use listen::{Caps, Dealing, Listener};
 use service::{Intake, Service};
+use work::Ending;
 
 pub use listen::Address;
 pub use sockets::Sockets;
 
 use crate::authentication::Credentials;
 use crate::config::receiver::{BadEndpoint, Endpoint, Limits, Otlp};
-use crate::internal_telemetry::metrics::ReceiverMetrics;
+use crate::internal_telemetry::metrics::{Cancellations, ReceiverMetrics};
+use crate::outcome::CancelReason;
 pub use crate::pipeline::Arrival;
 use crate::pipeline::{Accepted, Authentication, Pass, Refusal, Request, Transport};
-use crate::tasks::{Scope, Worker, Workers};
+use crate::tasks::{Scope, Workers};
 use crate::tls::{ServerTls, TlsError};
 
 /// Tells who sends; see [`Hooks::authenticate`].
@@ -87,6 +92,8 @@ pub struct Metrics {
     pub grpc: ReceiverMetrics,
     /// Label `transport="http"`.
     pub http: ReceiverMetrics,
+    /// Requests whose work was stopped.
+    pub cancellations: Cancellations,
 }
 
 /// Why a receiver cannot start.
@@ -145,7 +152,11 @@ pub struct Receiver {
     doors: Scope,
     addresses: Vec<(Transport, Address)>,
     tls: Vec<(Transport, ServerTls)>,
+    ending: Arc<Ending>,
 }
+
+/// For answers on their way when the time of a drain is over.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 impl Receiver {
     /// Reads certificates and binds the sockets, or shares those held, on the runtime that will accept.
@@ -203,13 +214,25 @@ impl Receiver {
     }
 
     /// Stops accepting, sends GOAWAY on every connection, lets requests under way finish until
-    /// `deadline`, and cuts what is left. No task of the receiver is alive when it returns.
+    /// `deadline`, then answers the others that the collector shuts down.
     ///
     /// # Cancel safety
-    /// May be called again; draining goes on.
-    pub async fn drain(&self, deadline: Instant) {
+    /// May be called again; leaving goes on.
+    pub async fn leave(&self, deadline: Instant, why: CancelReason) {
         self.stop_accepting().await;
-        self.scope.close(deadline).await;
+        self.ending.begin(why);
+        self.scope.token().cancel();
+        if !self.scope.finished(deadline).await {
+            self.ending.hurry();
+        }
+    }
+
+    /// Cuts what is left half a second from now. No task of the receiver is alive when it returns.
+    ///
+    /// # Cancel safety
+    /// May be called again.
+    pub async fn close(&self) {
+        self.scope.close(Instant::now() + LAST_ANSWERS).await;
     }
 }
 
@@ -239,8 +262,8 @@ impl Bound {
         let addresses = self.local_addrs();
         let scope = scope.child("receiver");
         let doors = scope.child("accept");
-        let workers: Arc<[Worker]> = workers.all().into();
         let mut secured = Vec::new();
+        let ending = Ending::new(&scope);
         for door in self.doors {
             if let Some(tls) = &door.tls {
                 tls.watch(&scope);
@@ -248,7 +271,7 @@ impl Bound {
             }
             let dealing = Dealing {
                 scope: scope.clone(),
-                workers: workers.clone(),
+                team: workers.team().clone(),
                 accepting: doors.token().clone(),
                 metrics: match door.transport {
                     Transport::Grpc => metrics.grpc.clone(),
@@ -256,11 +279,22 @@ impl Bound {
                 },
                 caps: Caps::new(&door.limits),
             };
-            let service = Service { intake: hooks.clone(), metrics: metrics.clone(), rules: door.requests };
-            let port = Arc::new(Port { service: Arc::new(service), rules: door.connections, tls: door.tls });
-            doors.spawn("accept", listen::accept(door.listener, port, dealing));
+            let service = Service {
+                intake: hooks.clone(),
+                metrics: metrics.clone(),
+                rules: door.requests,
+                waiting: waiting::Waiting::default(),
+            };
+            let port = Port {
+                service: Arc::new(service),
+                rules: door.connections,
+                tls: door.tls,
+                ending: ending.clone(),
+                in_flight: dealing.metrics.in_flight.clone(),
+            };
+            doors.spawn("accept", listen::accept(door.listener, Arc::new(port), dealing));
         }
-        Receiver { scope, doors, addresses, tls: secured }
+        Receiver { scope, doors, addresses, tls: secured, ending }
     }
 }
 

@@ -6,13 +6,15 @@ use std::task::{Context, Poll};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
 
 use super::answer::{Fault, Verdict, retry_after_seconds};
 use super::grpc;
+use crate::internal_telemetry::WindowStalls;
 use crate::otlp::Signal;
 use crate::otlp::json::JsonError;
 use crate::otlp::status::{ExportResponse, FieldViolation, MAX_MESSAGE_BYTES, Status, shorten};
@@ -50,24 +52,67 @@ impl Format {
 pub(super) struct Reply {
     content: Option<Bytes>,
     ok_trailers: bool,
+    stalls: Option<WindowStalls>,
+}
+
+/// The piece, on its way; counts if the client lets it wait.
+#[derive(Debug)]
+pub(super) struct Piece {
+    content: Bytes,
+    since: Instant,
+    stalls: Option<WindowStalls>,
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.content.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.content.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.content.advance(count);
+        let now = Instant::now();
+        if let Some(stalls) = &self.stalls {
+            stalls.note(now - self.since);
+        }
+        self.since = now;
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        // A stall may end with the connection.
+        if let Some(stalls) = self.stalls.take().filter(|_| self.content.has_remaining()) {
+            stalls.note(self.since.elapsed());
+        }
+    }
 }
 
 impl Reply {
     fn of(content: Bytes) -> Self {
-        Self { content: Some(content).filter(|content| !content.is_empty()), ok_trailers: false }
+        Self { content: Some(content).filter(|content| !content.is_empty()), ..Self::default() }
+    }
+
+    /// Where it is counted that the client lets it wait.
+    pub(super) fn watch(&mut self, stalls: &WindowStalls) {
+        self.stalls = Some(stalls.clone());
     }
 }
 
 impl Body for Reply {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = Infallible;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Piece>, Infallible>>> {
         if let Some(content) = self.content.take() {
-            return Poll::Ready(Some(Ok(Frame::data(content))));
+            let piece = Piece { content, since: Instant::now(), stalls: self.stalls.take() };
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         if !std::mem::take(&mut self.ok_trailers) {
             return Poll::Ready(None);
@@ -97,7 +142,7 @@ pub(super) fn grpc_accepted(accepted: Accepted, most: usize) -> Response<Reply> 
         None => grpc::frame(&[]),
         Some(response) => grpc::frame(&response.to_protobuf()),
     };
-    let mut response = Response::new(Reply { content: Some(content), ok_trailers: true });
+    let mut response = Response::new(Reply { content: Some(content), ok_trailers: true, ..Reply::default() });
     response.headers_mut().insert(CONTENT_TYPE, APPLICATION_GRPC);
     response
 }

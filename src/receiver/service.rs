@@ -17,10 +17,12 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use super::answer::Fault;
-use super::body::{self, Bounds, Shape, Unread};
+use super::body::{self, Bounds, Gathered, Shape, Unread};
 use super::grpc::{self, BadFrame};
 use super::reply::{self, Format, GRPC_ENCODINGS, Reply};
+use super::waiting::{Begun, Waiting};
 use super::web::{self, Cors, Encodings};
+use super::work::{Busy, unless_hurried};
 use super::{Arrival, Metrics};
 use crate::authentication::Credentials;
 use crate::compression::{Codec, DecompressError, decompress};
@@ -32,6 +34,9 @@ use crate::pipeline::{Accepted, Admitted, Authentication, Pass, Refusal, Transpo
 use crate::tls::PeerCertificate;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// What Envoy, and with it most meshes, tells the service behind it: how many milliseconds it waits.
+const HTTP_TIMEOUT_TEXT: &str = "x-envoy-expected-rq-timeout-ms";
+const HTTP_TIMEOUT: HeaderName = HeaderName::from_static(HTTP_TIMEOUT_TEXT);
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
 /// Where requests go: the two hooks of `serve`, under one name.
@@ -58,6 +63,7 @@ pub(super) struct Service<I> {
     pub(super) intake: I,
     pub(super) metrics: Metrics,
     pub(super) rules: Rules,
+    pub(super) waiting: Waiting,
 }
 
 /// The configuration of one listener as far as requests are concerned.
@@ -124,11 +130,17 @@ impl Rules {
     }
 
     /// When the client stops waiting, or we do.
-    fn deadline(&self, now: Instant, headers: &HeaderMap) -> Result<Instant, Fault> {
-        let patience = match headers.get(GRPC_TIMEOUT) {
-            None => self.request_timeout,
-            Some(value) => grpc::timeout(value).ok_or(Fault::Timeout)?.min(self.request_timeout),
-        };
+    fn deadline(&self, now: Instant, transport: Transport, headers: &HeaderMap) -> Result<Instant, Fault> {
+        let mut patience = self.request_timeout;
+        if let Some(value) = headers.get(GRPC_TIMEOUT) {
+            patience = patience.min(grpc::timeout(value).ok_or(Fault::Timeout { header: "grpc-timeout" })?);
+        }
+        if transport == Transport::Http
+            && let Some(value) = headers.get(HTTP_TIMEOUT)
+        {
+            let stated = web::timeout(value).ok_or(Fault::Timeout { header: HTTP_TIMEOUT_TEXT })?;
+            patience = patience.min(stated);
+        }
         Ok(now + patience)
     }
 
@@ -180,20 +192,22 @@ struct Plan<'a> {
     shape: Shape,
     announced: Option<u64>,
     bounds: Bounds,
+    /// Whether the largest message is the tenant's, not the listener's.
+    is_bound_of_tenant: bool,
     deadline: Instant,
     metrics: &'a ReceiverMetrics,
 }
 
-/// Answers a request; `held` lives as long as it does.
+/// Answers a request; `busy` lives as long as it does and learns why work on it was stopped.
 ///
 /// Written so that the future is small, for it is moved several times: arguments of an `async fn` would
 /// be stored twice, and every layer of calls once more.
 ///
 /// # Cancel safety
 /// Dropping it drops the request, unless the pipeline has taken it over.
-pub(super) fn respond<I, B, H>(
+pub(super) fn respond<I, B>(
     service: Arc<Service<I>>,
-    held: H,
+    mut busy: Busy,
     peer: Peer,
     request: Request<B>,
 ) -> impl Future<Output = Result<Response<Reply>, Infallible>>
@@ -201,25 +215,44 @@ where
     I: Intake,
     B: Body<Data = Bytes> + Unpin,
 {
-    let (mut head, mut body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     async move {
-        let _held = &held;
         let service = &*service;
         let dialect = service.dialect(&head.headers);
         if let Dialect::Http(web, _) = dialect
             && let Some(answer) = web.preflight(&head)
         {
+            busy.answered(None);
             return Ok(answer);
         }
         let origin = dialect.origin(&head.headers);
-        let result = async {
+        let mut deadline = None;
+        let working = async {
             let mut plan = service.plan(dialect, &mut head)?;
-            let (admitted, pass) = service.admit(&mut plan, &peer, &head.headers).await?;
-            let content = body::read(&mut body, plan.shape, &plan.bounds).await;
-            let content = content.map_err(|unread| plan.fault(unread))?;
+            deadline = Some(plan.deadline);
+            let mut begun = Begun { body, gathered: Gathered::new(plan.shape) };
+            let certificate = peer.certificate.as_ref();
+            let admitted =
+                match service.intake.authenticate(Credentials { headers: &head.headers, certificate }) {
+                    None => None,
+                    Some(Authentication::Ready(admitted)) => Some(admitted?),
+                    Some(Authentication::Waiting(asked)) => {
+                        let times = (&plan.bounds, plan.deadline);
+                        let waiting = service.waiting.read(asked, begun, times, |unread| plan.fault(unread));
+                        let admitted;
+                        // Rare, and too large to be part of every request.
+                        (admitted, begun) = Box::pin(waiting).await?;
+                        Some(admitted)
+                    }
+                };
+            let pass = service.admit(&mut plan, &peer, &head.headers, admitted.as_ref())?;
+            let read = body::read(&mut begun.body, &mut begun.gathered, &plan.bounds).await;
+            let read = read.map_err(|unread| plan.fault(unread));
+            let body = read.and_then(|()| service.rules.decode(&plan, begun.gathered.whole()));
+            let body = body.inspect_err(|fault| plan.count_too_large(fault, &pass))?;
             let request = crate::pipeline::Request {
                 signal: plan.signal,
-                body: service.rules.decode(&plan, content)?,
+                body,
                 headers: std::mem::take(&mut head.headers),
                 peer: peer.address,
                 admitted,
@@ -236,8 +269,9 @@ where
                 Ok(Err(refusal)) => Err(refusal.into()),
                 Err(_elapsed) => Err(Refusal::DeadlineExceeded.into()),
             }
-        }
-        .await;
+        };
+        let result = unless_hurried(working, busy.hurry()).await;
+        busy.answered(result.as_ref().err().and_then(|fault| busy.stopped_by(fault, deadline)));
         Ok(service.answer(dialect, origin, result))
     }
 }
@@ -272,7 +306,7 @@ impl<I: Intake> Service<I> {
             Dialect::Grpc => (Transport::Grpc, Shape::Frame, &self.metrics.grpc),
             _ => (Transport::Http, Shape::Plain(announced), &self.metrics.http),
         };
-        let deadline = rules.deadline(now, &head.headers)?;
+        let deadline = rules.deadline(now, transport, &head.headers)?;
         if announced.is_some_and(|length| length > shape.most(rules.limit)) {
             return Err(Fault::TooLarge { limit: rules.limit });
         }
@@ -284,46 +318,39 @@ impl<I: Intake> Service<I> {
             progress: rules.progress,
             deadline: deadline.min(now + rules.read_timeout),
         };
-        Ok(Plan { signal, transport, format, codec, shape, announced, bounds, deadline, metrics })
+        Ok(Plan {
+            signal,
+            transport,
+            format,
+            codec,
+            shape,
+            announced,
+            bounds,
+            is_bound_of_tenant: false,
+            deadline,
+            metrics,
+        })
     }
 
-    /// Asks who sends, and for admission. Where somebody must be asked, the body waits meanwhile; that is
-    /// rare, and its deadline short.
-    async fn admit(
+    /// Asks for admission, and bounds the body by what its tenant may send.
+    fn admit(
         &self,
         plan: &mut Plan<'_>,
         peer: &Peer,
         headers: &HeaderMap,
-    ) -> Result<(Option<Admitted>, Pass), Fault> {
-        let certificate = peer.certificate.as_ref();
-        let admitted = match self.intake.authenticate(Credentials { headers, certificate }) {
-            None => None,
-            Some(Authentication::Ready(admitted)) => Some(admitted?),
-            Some(Authentication::Waiting(asked)) => {
-                match tokio::time::timeout_at(plan.deadline, asked).await {
-                    Ok(admitted) => Some(admitted?),
-                    Err(_elapsed) => return Err(Refusal::DeadlineExceeded.into()),
-                }
-            }
-        };
+        admitted: Option<&Admitted>,
+    ) -> Result<Pass, Fault> {
         let Plan { signal, transport, announced, .. } = *plan;
-        let (peer, admitted_as) = (peer.address, admitted.as_ref());
-        let pass = self.intake.admit(&Arrival {
-            signal,
-            transport,
-            headers,
-            announced,
-            peer,
-            admitted: admitted_as,
-        })?;
-        if let Some(most) = pass.max_bytes() {
-            plan.bounds.limit = plan.bounds.limit.min(bytes(most));
-            let limit = plan.bounds.limit;
+        let peer = peer.address;
+        let pass = self.intake.admit(&Arrival { signal, transport, headers, announced, peer, admitted })?;
+        if let Some(limit) = pass.max_bytes().map(bytes).filter(|most| *most < plan.bounds.limit) {
+            (plan.bounds.limit, plan.is_bound_of_tenant) = (limit, true);
             if announced.is_some_and(|length| length > plan.shape.most(limit)) {
+                pass.too_large();
                 return Err(Fault::TooLarge { limit });
             }
         }
-        Ok((admitted, pass))
+        Ok(pass)
     }
 
     fn answer(
@@ -349,7 +376,7 @@ impl<I: Intake> Service<I> {
                 Err((fault, verdict))
             }
         };
-        match (dialect, result) {
+        let mut response = match (dialect, result) {
             (Dialect::None, _) => reply::http_empty(StatusCode::UNSUPPORTED_MEDIA_TYPE),
             (Dialect::Grpc, Ok((_, accepted))) => reply::grpc_accepted(accepted, most),
             (Dialect::Grpc, Err((fault, verdict))) => reply::grpc_refused(&fault, &verdict),
@@ -361,7 +388,9 @@ impl<I: Intake> Service<I> {
                 };
                 web.finish(origin, response)
             }
-        }
+        };
+        response.body_mut().watch(&metrics.stalls);
+        response
     }
 }
 
@@ -376,6 +405,13 @@ impl Dialect<'_> {
 }
 
 impl Plan<'_> {
+    /// Counts a request that is larger than its tenant may send.
+    fn count_too_large(&self, fault: &Fault, pass: &Pass) {
+        if self.is_bound_of_tenant && matches!(fault, Fault::TooLarge { .. }) {
+            pass.too_large();
+        }
+    }
+
     fn fault(&self, unread: Unread) -> Fault {
         match unread {
             Unread::TooLarge => Fault::TooLarge { limit: self.bounds.limit },

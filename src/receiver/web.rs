@@ -1,6 +1,7 @@
 //! What OTLP/HTTP adds: content types, content encodings, and CORS for web pages.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
@@ -152,6 +153,15 @@ impl Cors {
     }
 }
 
+/// Reads a number of milliseconds, at most ten digits; none if it is malformed.
+pub(super) fn timeout(value: &HeaderValue) -> Option<Duration> {
+    let digits = value.as_bytes();
+    if digits.is_empty() || digits.len() > 10 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok().map(Duration::from_millis)
+}
+
 /// Whether a text is what a pattern says; one `*` in it stands for any text.
 fn matches(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
@@ -177,6 +187,20 @@ mod tests {
         check("https://*.example", "https://a.example.net", false);
         check("https://a*a.example", "https://a.example", false);
         check("https://a.example", "http://a.example", false);
+    }
+
+    #[test]
+    fn timeouts_are_whole_milliseconds() {
+        let check = |text: &'static str, expected: Option<u64>| {
+            let expected = expected.map(Duration::from_millis);
+            assert_eq!(timeout(&HeaderValue::from_static(text)), expected, "{text:?}");
+        };
+        check("0", Some(0));
+        check("1500", Some(1500));
+        check("9999999999", Some(9_999_999_999));
+        for malformed in ["", "-1", "+1", "1.5", "1s", " 1", "12345678901"] {
+            check(malformed, None);
+        }
     }
 
     #[test]

@@ -11,8 +11,9 @@ use tracing::Instrument;
 use crate::authentication::Credentials;
 use crate::config::ComponentId;
 use crate::exporter::{Exporter, StartError, Stores};
-use crate::internal_telemetry::Telemetry;
 use crate::internal_telemetry::traces::request_span;
+use crate::internal_telemetry::{Telemetry, TlsReading};
+use crate::outcome::CancelReason;
 use crate::pipeline::{Accepted, Entrance, Graph, Refusal, Request, Transport};
 use crate::receiver::{Arrival, Bound, Hooks, Metrics, Receiver, Sockets};
 use crate::tasks::{Scope, Workers};
@@ -76,28 +77,36 @@ impl Generation {
             for (transport, tls) in receiver.tls() {
                 let tls = tls.clone();
                 let component = format!("receiver/{id}/{}", transport.as_str());
-                telemetry.watch_tls(&component, move || tls.failed_reloads());
+                let read =
+                    move || TlsReading { failed_reloads: tls.failed_reloads(), not_after: tls.not_after() };
+                telemetry.watch_tls(&component, read);
             }
         }
         for exporter in &self.exporters {
             if let Some(tls) = exporter.tls() {
-                telemetry.watch_tls(&format!("exporter/{}", exporter.id()), move || tls.failed_reloads());
+                let read =
+                    move || TlsReading { failed_reloads: tls.failed_reloads(), not_after: tls.not_after() };
+                telemetry.watch_tls(&format!("exporter/{}", exporter.id()), read);
             }
         }
     }
 
     /// Takes no more data, then delivers until `deadline`; the rest is dropped and counted.
     pub(super) async fn drain(&self, deadline: Instant) {
-        self.close_receivers(deadline).await;
+        self.close_receivers(deadline, CancelReason::Drain).await;
         self.close_exporters(deadline).await;
     }
 
-    async fn close_receivers(&self, deadline: Instant) {
+    async fn close_receivers(&self, deadline: Instant, why: CancelReason) {
         for (_, receiver) in &self.receivers {
             receiver.stop_accepting().await;
         }
+        // The grace ends for all of them at once.
         for (_, receiver) in &self.receivers {
-            receiver.drain(deadline).await;
+            receiver.leave(deadline, why).await;
+        }
+        for (_, receiver) in &self.receivers {
+            receiver.close().await;
         }
     }
 
@@ -152,7 +161,7 @@ impl Generation {
         let Retired { generation, stop, drained } = retired.clone();
         scope.spawn("retired", async move {
             generation.step_aside(grace).await;
-            generation.close_receivers(Instant::now() + grace).await;
+            generation.close_receivers(Instant::now() + grace, CancelReason::Reload).await;
             let empty = async {
                 while generation.items() > 0 {
                     tokio::time::sleep(LOOK).await;
@@ -224,6 +233,7 @@ fn serve(bound: Bound, entrance: Entrance, scope: &Scope, workers: &Workers) -> 
     let metrics = Metrics {
         grpc: entrance.metrics(Transport::Grpc).clone(),
         http: entrance.metrics(Transport::Http).clone(),
+        cancellations: entrance.cancellations().clone(),
     };
     let (knowing, admitting, accepting) = (entrance.clone(), entrance.clone(), entrance);
     let hooks = Hooks {

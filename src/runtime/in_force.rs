@@ -8,12 +8,17 @@ use tokio::time::Instant;
 
 use super::effective::effective;
 use super::prepare::{Bounds, Checked};
+use crate::config::extensions::ConfigMap;
 use crate::internal_telemetry::Telemetry;
+use crate::kubernetes::{Client, Followed, announce};
 use crate::policies::watch::{Place, Status};
 use crate::policies::{InForce, Plan};
 use crate::sampling::Caps;
 use crate::tasks::Scope;
 use crate::tenant::{Directory, Tenants};
+
+/// How many budgets have a gauge of their threshold.
+const THRESHOLDS: usize = 20;
 
 /// The one place that knows which policies hold.
 #[derive(Clone)]
@@ -30,6 +35,7 @@ struct Shared {
 struct Current {
     file: Arc<InForce>,
     place: Option<Place>,
+    config_map: Option<ConfigMap>,
     bounds: Bounds,
     scope: Scope,
 }
@@ -39,13 +45,15 @@ impl Policies {
     pub(super) fn start(checked: &Checked, telemetry: &Telemetry, scope: &Scope) -> Self {
         let current = Current::new(checked, scope);
         let table = checked.table(telemetry);
+        let caps = Arc::<Caps>::default();
         let policies = Self(Arc::new(Shared {
             current: ArcSwap::from_pointee(current),
             directory: Arc::new(ArcSwap::from_pointee(Directory::new(checked.plan(), &table))),
-            caps: Arc::default(),
+            caps: caps.clone(),
             table,
             telemetry: telemetry.clone(),
         }));
+        telemetry.sampling().watch_thresholds(move || caps.thresholds(Instant::now(), THRESHOLDS));
         policies.follow();
         if checked.place.is_none() {
             tracing::warn!(
@@ -59,17 +67,42 @@ impl Policies {
     }
 
     /// Follows another file, if the configuration names one.
-    pub(super) async fn switch(&self, checked: &Checked, scope: &Scope) {
+    pub(super) async fn switch(&self, checked: &Checked, client: Option<Client>, scope: &Scope) {
         let old = self.0.current.load_full();
         self.0.table.set_max_dynamic(checked.max_dynamic_tenants());
         if old.place == checked.place {
             old.bounds.follow(&checked.bounds);
+        }
+        if (&old.place, &old.config_map) == (&checked.place, &checked.config_map) {
             return;
         }
+        // The API server may be followed no more, or tell of another object.
+        old.file.api_lost();
         old.scope.close(Instant::now() + super::STOP_GRACE).await;
         self.0.current.store(Arc::new(Current::new(checked, scope)));
         self.0.directory.store(Arc::new(Directory::new(checked.plan(), &self.0.table)));
         self.follow();
+        self.follow_api(client);
+    }
+
+    /// Follows the ConfigMap through the API server, if the configuration names one.
+    pub(super) fn follow_api(&self, client: Option<Client>) {
+        let current = self.0.current.load_full();
+        let (Some(client), Some(keys)) = (client, &current.config_map) else { return };
+        let followed = Followed::new(client, keys, &current.file);
+        let (stop, metrics) =
+            (current.scope.token().clone(), self.0.telemetry.kubernetes_watch("configmaps"));
+        let (announcing, silent) = (followed.clone(), stop.clone());
+        current.scope.spawn("policies.api", async move {
+            let up = metrics.up.clone();
+            stop.run_until_cancelled(followed.follow(metrics)).await;
+            up.set(0);
+        });
+        let pod = std::env::var("OTEL_K8S_POD_NAME").or_else(|_unset| std::env::var("HOSTNAME"));
+        let pod = pod.unwrap_or_else(|_unset| "tollgate".to_owned());
+        current.scope.spawn("policies.announce", async move {
+            silent.run_until_cancelled(announce(announcing, pod)).await;
+        });
     }
 
     /// Where requests find the policies, and what sampling has spent under them.
@@ -98,6 +131,7 @@ impl Policies {
         let refused = status.refused.as_ref().map(|refused| {
             json!({
                 "sha256": refused.sha256,
+                "origin": refused.origin.name,
                 "at": refused.at.to_string(),
                 "problems": refused.problems.lines(),
             })
@@ -109,6 +143,8 @@ impl Policies {
                 "since": status.since.to_string(),
                 "warnings": status.warnings.lines(),
             },
+            "origin": status.origin.name,
+            "resource_version": status.origin.version,
             "last_reload_success": status.last_reload_success,
             "refused": refused,
         })
@@ -194,6 +230,7 @@ impl Current {
         Self {
             file: checked.policies.clone(),
             place: checked.place.clone(),
+            config_map: checked.config_map.clone(),
             bounds: checked.bounds.clone(),
             scope: scope.child("policies"),
         }

@@ -7,6 +7,7 @@
 mod effective;
 mod generation;
 mod in_force;
+mod leaks;
 mod prepare;
 mod surfaces;
 
@@ -24,7 +25,8 @@ use crate::config::service;
 use crate::exporter::Stores;
 use crate::internal_telemetry::logging::Log;
 use crate::internal_telemetry::{LogFormat, OwnResource, Telemetry, Traces, logging, push};
-use crate::outcome::{Books, DroppedReason};
+use crate::kubernetes::{self, Client};
+use crate::outcome::{Books, CancelReason, DroppedReason};
 use crate::receiver::Sockets;
 use crate::tasks::{Scope, Workers};
 use crate::yaml::Problems;
@@ -122,6 +124,8 @@ pub struct Collector {
     log: Log,
     /// The part of the configuration that only a restart can change, as it is in force.
     own: service::Telemetry,
+    /// How many file descriptors were open before the start.
+    descriptors: usize,
 }
 
 impl Collector {
@@ -136,6 +140,7 @@ impl Collector {
     }
 
     async fn start_checked(options: Options, checked: Checked) -> anyhow::Result<Self> {
+        let descriptors = leaks::descriptors();
         let config = &checked.config;
         let own = &config.service.telemetry;
         let telemetry = Telemetry::new(OwnResource::new(&own.resource)?);
@@ -150,6 +155,7 @@ impl Collector {
         let workers = Workers::start(count).context("no worker threads")?;
         telemetry.workers().set(count as i64);
         telemetry.watch_tasks(&scope);
+        scope.spawn("tasks.watch", scope.clone().watch());
         let readiness = Readiness::new(telemetry.ready().clone());
         let policies = Policies::start(&checked, &telemetry, &scope);
         let sources = Sources {
@@ -161,6 +167,7 @@ impl Collector {
         for periodic in own.metrics.active_readers().iter().filter_map(|reader| reader.periodic.as_ref()) {
             push::start(&scope, &telemetry, periodic)?;
         }
+        policies.follow_api(client_of(&checked).await?);
         let graph = checked.graph(&telemetry, policies.state()).map_err(|p| anyhow::anyhow!("{p}"))?;
         let mut sockets = Sockets::default();
         sockets.begin();
@@ -185,6 +192,7 @@ impl Collector {
             traces,
             log,
             own: config.service.telemetry.clone(),
+            descriptors,
         };
         let addresses = collector.announcement();
         let version = env!("CARGO_PKG_VERSION");
@@ -218,6 +226,7 @@ impl Collector {
             .map_err(|problems| anyhow::anyhow!("{}", problems.lines().join("\n")))?;
         let graph =
             checked.graph(&self.telemetry, self.policies.state()).map_err(|p| anyhow::anyhow!("{p}"))?;
+        let client = client_of(&checked).await?;
         self.sockets.begin();
         let shared = (&mut self.sockets, &self.stores);
         let next = match Generation::start(graph, &self.scope, &self.workers, shared).await {
@@ -234,7 +243,7 @@ impl Collector {
         }
         self.sockets.commit();
         next.take_over();
-        self.policies.switch(&checked, &self.scope).await;
+        self.policies.switch(&checked, client, &self.scope).await;
         next.show_tls(&self.telemetry);
         self.follow(&checked.config.service.telemetry);
         let old = std::mem::replace(&mut self.generation, next);
@@ -276,9 +285,11 @@ impl Collector {
             traces.close(deadline + STOP_GRACE).await;
         }
         self.scope.close(deadline + STOP_GRACE).await;
-        let books = self.telemetry.ledger().totals();
-        report(&books, &self.scope);
         self.workers.stop();
+        drop((self.generation, self.retired, self.surfaces, self.policies));
+        let left = leaks::left(&self.telemetry, self.descriptors).await;
+        let books = self.telemetry.ledger().totals();
+        report(&books, &self.telemetry, (&self.scope, &left));
         books
     }
 
@@ -311,12 +322,22 @@ impl Collector {
     }
 }
 
+/// The client of the API server, if the configuration asks for one; without, nothing of it is started.
+async fn client_of(checked: &Checked) -> anyhow::Result<Option<Client>> {
+    let Some(keys) = &checked.config_map else { return Ok(None) };
+    let client = kubernetes::connect(&keys.access()).await.context("extensions.policies.config_map")?;
+    Ok(Some(client))
+}
+
 /// The CPUs this process may use: affinity and the cgroup's quota, at least one.
 fn available_workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn report(books: &Books, scope: &Scope) {
+fn report(books: &Books, telemetry: &Telemetry, (scope, left): (&Scope, &str)) {
+    let cancelled = CancelReason::ALL.iter().map(|reason| (reason, telemetry.cancellations().get(*reason)));
+    let cancelled = cancelled.filter(|(_, requests)| *requests > 0);
+    let cancelled: Vec<_> = cancelled.map(|(reason, n)| format!("{}={n}", reason.as_str())).collect();
     tracing::info!(
         name: "stopped",
         received = books.received,
@@ -330,8 +351,10 @@ fn report(books: &Books, scope: &Scope) {
         queued = books.queued,
         abandoned = books.dropped[DroppedReason::Abandoned as usize],
         balanced = books.balanced(),
+        cancelled = cancelled.join(" "),
         tasks_alive = scope.alive(),
         tasks_aborted = scope.aborted(),
+        left,
         "stopped"
     );
 }

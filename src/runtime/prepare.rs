@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 
 use crate::authentication::Verifiers;
 use crate::config::Config;
-use crate::config::extensions::Policies as PoliciesExtension;
+use crate::config::extensions::{ConfigMap, Policies as PoliciesExtension};
 use crate::internal_telemetry::Telemetry;
 use crate::pipeline::Graph;
 use crate::policies::watch::Place;
@@ -96,6 +96,8 @@ pub struct Checked {
     pub policies: Arc<InForce>,
     /// Where they are watched; `None`: embedded.
     pub place: Option<Place>,
+    /// The ConfigMap that is followed besides.
+    pub config_map: Option<ConfigMap>,
     /// What is questionable about the two.
     pub warnings: Problems,
     /// What reloads of the policies are held against.
@@ -154,6 +156,14 @@ fn checked(
     let (config, mut problems) = load_config(files);
     let place = place(files.policies, config.as_ref());
     let bounds = Bounds::of(config.as_ref());
+    let config_map = config.as_ref().and_then(Config::policies).and_then(|keys| keys.config_map.clone());
+    if config_map.is_some() && place.is_none() {
+        let source = Source::new(name(files.config), "");
+        let help = "name the file of the mounted ConfigMap: the program starts from it, with or without an API server";
+        let place = Location::start_of(Arc::new(source));
+        let message = "is needed beside `config_map`".to_owned();
+        problems.error(&place, "extensions.policies.path", message, Some(help.to_owned()));
+    }
     let policies = match &place {
         None => Ok(InForce::fixed(policies::default_plan())),
         Some(place) => load(place, &bounds),
@@ -168,9 +178,12 @@ fn checked(
             None
         }
     };
+    if problems.errors() > 0 {
+        return Err(problems);
+    }
     let (Some(config), Some(policies)) = (config, policies) else { return Err(problems) };
     let config_name = name(files.config);
-    let checked = Checked { config, config_name, policies, place, warnings: problems, bounds };
+    let checked = Checked { config, config_name, policies, place, config_map, warnings: problems, bounds };
     let telemetry = Telemetry::detached();
     let directory = Directory::new(checked.plan(), &checked.table(&telemetry));
     checked.graph(&telemetry, (&Arc::new(ArcSwap::from_pointee(directory)), &Arc::default()))?;
@@ -189,7 +202,7 @@ fn load_config(files: Files<'_>) -> (Option<Config>, Problems) {
 /// What `--policies` says, else the extension `policies`.
 fn place(argument: Option<&Path>, config: Option<&Config>) -> Option<Place> {
     let extension = config.and_then(Config::policies).cloned().unwrap_or_default();
-    let PoliciesExtension { path, poll_interval, last_good, max_dynamic_tenants: _ } = extension;
+    let PoliciesExtension { path, poll_interval, last_good, .. } = extension;
     let path: Option<PathBuf> = argument.map(Path::to_owned).or(path);
     path.map(|path| Place { path, poll_interval, last_good })
 }

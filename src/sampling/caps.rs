@@ -4,19 +4,22 @@
 //! what it counts and whose it is. A table of fixed size: idle caps make room, and when none is idle
 //! newcomers of a rule share one. Not here: the arithmetic (`limit`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::time::Instant;
 
 use super::limit::{Budget, Cap, TICK, Verdict};
-use super::threshold::{Randomness, Threshold};
+use super::threshold::{RANDOMNESS_VALUES, Randomness, Threshold};
 use crate::identity::TenantId;
+use crate::internal_telemetry::BudgetThreshold;
 use crate::otlp::Signal;
 use crate::policies::{Block, LimitUnit, Plan};
 
 /// The most caps; those past it are shared by rule, and rules are bounded.
 const CAPACITY: usize = 10_000;
+/// How `kept_spans_per_second` is called where rules are named.
+const KEPT: &str = "_kept";
 
 /// What a cap belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -56,6 +59,32 @@ impl Caps {
             *swept = Some(now);
         }
         due
+    }
+}
+
+impl Caps {
+    /// The budgets with the highest thresholds above 0, at most `most`, highest first.
+    pub fn thresholds(&self, now: Instant, most: usize) -> Vec<BudgetThreshold> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = table
+            .iter()
+            .map(|(key, cap)| (key, lock(cap).threshold_at(now)))
+            .filter(|(_, threshold)| *threshold > 0)
+            .map(|(key, threshold)| BudgetThreshold {
+                rule: key.rule.as_ref().map_or_else(|| KEPT.into(), |(rule, _)| rule.clone()),
+                tenant: key.tenant.clone(),
+                share: threshold as f64 / RANDOMNESS_VALUES as f64,
+            })
+            .collect();
+        drop(table);
+        all.sort_by(|a, b| {
+            b.share.total_cmp(&a.share).then_with(|| (&a.rule, &a.tenant).cmp(&(&b.rule, &b.tenant)))
+        });
+        // A rule that counts both spans and log records has two budgets of one name: the higher one counts.
+        let mut seen = HashSet::new();
+        all.retain(|budget| seen.insert((budget.rule.clone(), budget.tenant.clone())));
+        all.truncate(most);
+        all
     }
 }
 
@@ -155,5 +184,38 @@ impl Limiter {
     fn counted(&mut self, verdict: Verdict) -> Option<Threshold> {
         self.oversized += u64::from(verdict.oversized);
         verdict.threshold
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_highest_thresholds_are_told_while_they_hold() {
+        let (caps, start) = (Caps::default(), Instant::now());
+        let budget = Budget { per_second: 10.0, burst: TICK };
+        let spend = |tenant: &str, items: u64| {
+            let key = Key { rule: None, tenant: Some(TenantId::new(tenant).unwrap()) };
+            let cap = caps.of(key, start);
+            for randomness in 1..=items {
+                let randomness = Randomness::from_low_bits(randomness * (RANDOMNESS_VALUES / (items + 1)));
+                lock(&cap).decide(budget, (Threshold::ALWAYS, Some(randomness)), 1.0, start);
+            }
+        };
+        spend("modest", 10);
+        spend("busy", 20);
+        spend("noisy", 1_000);
+        let told = |at, most| {
+            let told = caps.thresholds(start + at, most).into_iter();
+            told.map(|budget| (budget.tenant.unwrap().to_string(), budget.share)).collect::<Vec<_>>()
+        };
+        let [(first, high), (second, low)] = &told(TICK, 20)[..] else { panic!("{:?}", told(TICK, 20)) };
+        assert_eq!((first.as_str(), second.as_str()), ("noisy", "busy"));
+        assert!((0.98..1.0).contains(high) && (0.45..0.55).contains(low), "{high} {low}");
+        assert_eq!(told(TICK, 1).len(), 1);
+        assert_eq!(told(Duration::from_secs(2), 20), [], "nothing came for a whole tick");
     }
 }

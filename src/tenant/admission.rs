@@ -19,7 +19,7 @@ use super::limits::{Charge, InFlight, Left, Meter, Over, with_jitter};
 use super::{Directory, Owners, Sender, Tenant};
 use crate::identity::TenantId;
 use crate::otlp::Draft;
-use crate::outcome::RefusedReason;
+use crate::outcome::{Account, RefusedReason};
 use crate::policies::{Limits, MixedRequests};
 
 /// A tenant's limit does not let the request in.
@@ -84,6 +84,7 @@ pub struct Pass(Option<Arc<Early>>);
 #[derive(Debug)]
 struct Early {
     tenant: TenantId,
+    account: Arc<Account>,
     max_bytes: u64,
     max_decoded: Option<u64>,
     is_charged: bool,
@@ -115,6 +116,14 @@ impl Pass {
         usize::try_from(self.0.as_ref()?.max_decoded?).ok()
     }
 
+    /// Counts the request as larger than its tenant's limits allow, which was seen before its items were
+    /// known.
+    pub fn too_large(&self) {
+        if let Some(early) = &self.0 {
+            early.account.add_refused_request(RefusedReason::TooLarge);
+        }
+    }
+
     fn of(&self, tenant: &Tenant) -> Option<&Early> {
         self.0.as_deref().filter(|early| early.tenant == tenant.id)
     }
@@ -124,7 +133,8 @@ fn early(directory: &Directory, tenant: &Tenant, announced: Option<u64>) -> Resu
     let max_bytes = tenant.block.limits.max_request_bytes;
     let max_decoded = tenant.block.limits.decoded_at_once();
     let id = tenant.id.clone();
-    let mut early = Early { tenant: id, max_bytes, max_decoded, is_charged: false, held: None };
+    let account = tenant.account.clone();
+    let mut early = Early { tenant: id, account, max_bytes, max_decoded, is_charged: false, held: None };
     let Some((meter, limits)) = directory.meter(tenant) else { return Ok(early) };
     let announced = announced.filter(|_| limits.max_in_flight_bytes.is_some());
     early.held = announced.map(|bytes| meter.hold(limits, bytes)).transpose()?;

@@ -4,7 +4,7 @@
 //! Kubernetes, which swaps a symlink two levels up).
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +29,8 @@ pub(super) struct Kept<T> {
     current: ArcSwap<T>,
     /// The digest of what was read last, good or not; none if reading failed.
     seen: Mutex<Option<[u8; 32]>>,
+    /// When the certificate in use ends, in seconds since 1970; 0 if there is none.
+    not_after: AtomicI64,
     generation: AtomicU64,
     failures: AtomicU64,
 }
@@ -39,7 +41,9 @@ impl<T: Send + Sync + 'static> Kept<T> {
         let pems = places.read()?;
         let current = ArcSwap::from_pointee(build(&pems)?);
         let seen = Mutex::new(Some(pems.digest()));
-        Ok(Self { places, build, current, seen, generation: AtomicU64::new(1), failures: AtomicU64::new(0) })
+        let not_after = AtomicI64::new(pems.not_after().unwrap_or(0));
+        let (generation, failures) = (AtomicU64::new(1), AtomicU64::new(0));
+        Ok(Self { places, build, current, seen, not_after, generation, failures })
     }
 
     pub(super) fn current(&self) -> Arc<T> {
@@ -48,6 +52,10 @@ impl<T: Send + Sync + 'static> Kept<T> {
 
     pub(super) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn not_after(&self) -> Option<i64> {
+        Some(self.not_after.load(Ordering::Relaxed)).filter(|seconds| *seconds != 0)
     }
 
     pub(super) fn failures(&self) -> u64 {
@@ -65,9 +73,10 @@ impl<T: Send + Sync + 'static> Kept<T> {
             }
             *seen = digest;
         }
-        match read.and_then(|pems| (self.build)(&pems)) {
-            Ok(value) => {
+        match read.and_then(|pems| Ok(((self.build)(&pems)?, pems.not_after()))) {
+            Ok((value, not_after)) => {
                 self.current.store(Arc::new(value));
+                self.not_after.store(not_after.unwrap_or(0), Ordering::Relaxed);
                 let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
                 tracing::info!(name: "tls.reloaded", generation, "certificates reloaded");
             }

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::TlsError;
+use crate::config::tls::pem;
 
 /// Where one PEM text is.
 #[derive(Debug, Clone)]
@@ -79,9 +80,20 @@ impl Pems {
         certificates(self.cert.as_deref().ok_or(TlsError::Missing("cert_file"))?, "cert_file")
     }
 
+    /// When the first certificate of the chain that ends does, in seconds since 1970; none without a chain,
+    /// or one that cannot be read.
+    pub(super) fn not_after(&self) -> Option<i64> {
+        let chain = certificates(self.cert.as_deref()?, "cert_file").ok()?;
+        let ends = |der: &CertificateDer<'_>| {
+            let (_, certificate) = X509Certificate::from_der(der).ok()?;
+            Some(certificate.validity().not_after.timestamp())
+        };
+        chain.iter().filter_map(ends).min()
+    }
+
     pub(super) fn private_key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
         let text = self.key.as_deref().ok_or(TlsError::Missing("key_file"))?;
-        PrivateKeyDer::from_pem_slice(text).map_err(|_unreadable| TlsError::Pem { key: "key_file" })
+        pem::private_key(text).ok_or(TlsError::Pem { key: "key_file" })
     }
 }
 
@@ -94,11 +106,7 @@ pub(super) fn believe(roots: &mut RootCertStore, text: &[u8], key: &'static str)
 }
 
 fn certificates(text: &[u8], key: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let chain = CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
-    match chain {
-        Ok(chain) if !chain.is_empty() => Ok(chain),
-        _ => Err(TlsError::Pem { key }),
-    }
+    pem::certificates(text).ok_or(TlsError::Pem { key })
 }
 
 fn place(file: Option<&PathBuf>, text: Option<&str>) -> Option<Place> {

@@ -47,6 +47,11 @@ impl ServerTls {
         self.kept.generation()
     }
 
+    /// When the certificate in use, or one of its chain, ends, in seconds since 1970; none without one.
+    pub fn not_after(&self) -> Option<i64> {
+        self.kept.not_after()
+    }
+
     /// How many changes of the files could not be used.
     pub fn failed_reloads(&self) -> u64 {
         self.kept.failures()

@@ -178,16 +178,17 @@ impl<'s, 'p> Checker<'s, 'p> {
     }
 
     /// The node in the form the schema asks for: what null stands for, and the original text of a
-    /// substituted value where text is wanted.
+    /// substituted value where text is wanted; that of a variable that is not set is empty.
     fn coerced<'n>(&self, node: &'n Node, schema: &'s Json, branches: &[&'s Json]) -> Cow<'n, Node> {
+        let text_wanted = branches.iter().any(|b| types(b).contains(&"string"));
         if node.is_null() {
-            return match self.null(schema) {
-                Null::EmptyMap => Cow::Owned(node.with(Value::Map(Vec::new()))),
-                Null::EmptyList => Cow::Owned(node.with(Value::Seq(Vec::new()))),
-                Null::Kept | Null::Absent => Cow::Borrowed(node),
+            return match (self.null(schema), &node.text) {
+                (Null::EmptyMap, _) => Cow::Owned(node.with(Value::Map(Vec::new()))),
+                (Null::EmptyList, _) => Cow::Owned(node.with(Value::Seq(Vec::new()))),
+                (Null::Absent, Some(text)) if text_wanted => Cow::Owned(node.with(Value::Str(text.clone()))),
+                (Null::Kept | Null::Absent, _) => Cow::Borrowed(node),
             };
         }
-        let text_wanted = branches.iter().any(|b| types(b).contains(&"string"));
         let fits = branches.iter().any(|b| !is_string(b) && accepts(b, node));
         match &node.text {
             Some(text) if text_wanted && !fits => Cow::Owned(node.with(Value::Str(text.clone()))),
@@ -341,14 +342,16 @@ impl<'s, 'p> Checker<'s, 'p> {
         let properties = schema.get("properties").and_then(Json::as_object);
         let others = others(schema);
         let closed = others == Some(&Json::Bool(false));
+        let needed = schema.get("required").and_then(Json::as_array);
+        let needs = |entry: &Entry| needed.is_some_and(|all| all.iter().any(|name| *name == *entry.key));
         let mut kept = Vec::with_capacity(entries.len());
         for entry in entries {
             let property = properties.and_then(|all| find_property(all, &entry.key));
             let path = join_key(place.path, &entry.key);
             match property.or(others.filter(|_| !closed)) {
                 Some(schema) => {
-                    let known = property.is_some();
-                    kept.extend(self.entry(entry, &path, schema, known));
+                    let may_lack = property.is_some() && !(entry.value.text.is_some() && needs(entry));
+                    kept.extend(self.entry(entry, &path, schema, may_lack));
                 }
                 None if closed => self.refused_key(place.path, entry, schema),
                 None => kept.push(entry.clone()),
@@ -358,9 +361,9 @@ impl<'s, 'p> Checker<'s, 'p> {
         place.node.with(Value::Map(kept))
     }
 
-    /// One entry; `None` if it is a null that stands for "not there".
-    fn entry(&mut self, entry: &Entry, path: &str, schema: &'s Json, known: bool) -> Option<Entry> {
-        if entry.value.is_null() && known && self.null(schema) == Null::Absent {
+    /// One entry; `None` if it may lack and is a null that stands for "not there".
+    fn entry(&mut self, entry: &Entry, path: &str, schema: &'s Json, may_lack: bool) -> Option<Entry> {
+        if entry.value.is_null() && may_lack && self.null(schema) == Null::Absent {
             return None;
         }
         let place = Place { node: &entry.value, path, named: &entry.key_location };

@@ -146,6 +146,34 @@ async fn worker_threads_follow_the_cpu_quota() {
     }
 }
 
+#[tokio::test]
+async fn every_task_is_listed_with_parent_age_state_and_origin() {
+    let sink = Sink::start().await;
+    let tollgate = Tollgate::with(&gate(&sink)).start().await;
+    let grpc = Grpc::connect(tollgate.address("otlp/grpc")).await.tenant("acme");
+    grpc.spans(spans(&[], &[Item::named("x")])).await.unwrap();
+    sink.wait_for("traces", 1).await;
+    let (status, page) = tollgate.get("admin", "/debug/tasks").await;
+    let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+    let tasks = page["tasks"].as_array().unwrap();
+    assert_eq!((status, &page["requests"], &page["overdue"]), (200, &0.into(), &0.into()), "{page}");
+    // The listing was made by a task too.
+    assert!(page["alive"].as_u64().unwrap().abs_diff(tasks.len() as u64) <= 2, "{page}");
+    for (name, parent, file) in [
+        ("connection", "tollgate/pipelines/receiver", "src/receiver/listen.rs:"),
+        ("consumer", "tollgate/pipelines/otlp_grpc/consumers", "src/exporter/crew.rs:"),
+        ("accept", "tollgate/pipelines/receiver/accept", "src/receiver/mod.rs:"),
+        ("admin listener", "tollgate/admin", "src/admin/server.rs:"),
+    ] {
+        let found = tasks.iter().find(|task| task["name"] == name && task["parent"] == parent);
+        let task = found.unwrap_or_else(|| panic!("no {name} in {parent}: {page}"));
+        assert_eq!(task["state"], "running", "{task}");
+        assert!(task["age_seconds"].as_f64().unwrap() >= 0.0, "{task}");
+        assert!(task["spawned_at"].as_str().unwrap().starts_with(file), "{task}");
+    }
+    tollgate.stop().await;
+}
+
 /// The receiver section of a running Tollgate, with the ports it got.
 pub fn at(tollgate: &Tollgate) -> String {
     let (grpc, http) = (tollgate.address("otlp/grpc"), tollgate.address("otlp/http"));

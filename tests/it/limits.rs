@@ -266,6 +266,9 @@ rules:
     // Some 500 kept with weights up to 100 or so: the standard deviation is about 8 %.
     assert!((6_000.0..14_000.0).contains(&estimate), "{estimate}");
     assert!(setup.sink.items("traces").iter().any(|item| item.trace_state.starts_with("ot=th:")));
+    let probability =
+        metrics.sum("tollgate_sampling_probability", &[("tenant", "small"), ("rule", "_default")]);
+    assert!((0.001..1.0).contains(&probability), "{probability}");
 
     let errors: Vec<Item> = (0..5000).map(|_| Item::named("failed").error()).collect();
     let other = Grpc::connect(setup.tollgate.address("otlp/grpc")).await.tenant("other");

@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stderr,
+    clippy::print_stdout,
     clippy::disallowed_methods,
     clippy::let_underscore_must_use,
     reason = "tests fail by panicking and own their tasks for a few seconds"
@@ -11,11 +12,14 @@
 
 mod backpressure;
 mod batching;
+mod cancellation;
 mod chart;
 mod cli;
 mod clients;
+mod config_map;
 mod documents;
 mod durable;
+mod edge;
 mod examples;
 mod fairness;
 mod gate;
@@ -23,6 +27,7 @@ mod harness;
 mod healthcheck;
 mod hostile;
 mod identity;
+mod image;
 mod layers;
 mod life;
 mod limits;
@@ -30,4 +35,6 @@ mod own_telemetry;
 mod processors;
 mod reload;
 mod sampling;
+mod supply_chain;
 mod tls;
+mod windows;

@@ -11,14 +11,8 @@ use super::{
 use crate::config::tls::{self, TlsClient};
 use crate::units::ByteSize;
 
-/// A problem and where it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// Path of keys below the component, `sending_queue.batch.min_size`.
-    pub at: String,
-    /// What is wrong.
-    pub problem: Problem,
-}
+/// A problem of the keys of an exporter and where it is.
+pub type Found = crate::config::found::Found<Problem>;
 
 /// What is wrong with the keys of an exporter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -5,14 +5,8 @@ use regex::Regex;
 use super::{Action, ActionKind, AttributeSource, AttributeValue, Attributes, Batch, Match, MatchType};
 use super::{MemoryLimiter, ProbabilisticSampler, Resource, SamplerMode};
 
-/// A problem and where it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// Path of keys below the component, `actions[0].value`; empty for the component itself.
-    pub at: String,
-    /// What is wrong.
-    pub problem: Problem,
-}
+/// A problem of the keys of a processor and where it is.
+pub type Found = crate::config::found::Found<Problem>;
 
 /// What is wrong with the keys of a processor.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -8,14 +8,8 @@ use super::{Auth, BadEndpoint, Endpoint, Grpc, Http, Http2, Keepalive, Limits, M
 use crate::config::tls::{self, TlsServer};
 use crate::units::ByteSize;
 
-/// A problem and where it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// Path of keys below the component, `protocols.grpc.endpoint`.
-    pub at: String,
-    /// What is wrong.
-    pub problem: Problem,
-}
+/// A problem of the keys of a receiver and where it is.
+pub type Found = crate::config::found::Found<Problem>;
 
 /// What is wrong with the keys of the receiver `otlp`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -372,6 +372,9 @@ pub struct Limits {
     pub max_connections: u32,
     /// As above, of one IP address. 0: no limit. Default: 1024.
     pub max_connections_per_ip: u32,
+    /// New connections of one IP address a second; more are closed at once, before any handshake. Raise it
+    /// where one address stands for many clients. 0: no limit. Default: 1000.
+    pub max_connections_per_ip_per_second: u32,
     /// Longest TLS handshake. Default: 5s. Range: above 0.
     #[serde(with = "crate::units::duration")]
     #[schemars(schema_with = "crate::units::duration::schema")]
@@ -385,8 +388,9 @@ pub struct Limits {
     #[serde(with = "crate::units::duration")]
     #[schemars(schema_with = "crate::units::duration::schema")]
     pub body_progress_timeout: Duration,
-    /// Longest time for one request, reading it included; a client's own deadline counts if it is
-    /// shorter. Default: 30s. Range: above 0.
+    /// Longest time for one request: reading it, waiting for room and, where the destination's answer is
+    /// waited for, sending it. A client's own deadline counts if it is shorter: `grpc-timeout`, over HTTP
+    /// also `x-envoy-expected-rq-timeout-ms`. Default: 30s. Range: above 0.
     #[serde(with = "crate::units::duration")]
     #[schemars(schema_with = "crate::units::duration::schema")]
     pub request_timeout: Duration,
@@ -399,6 +403,7 @@ impl Default for Limits {
         Self {
             max_connections: 8192,
             max_connections_per_ip: 1024,
+            max_connections_per_ip_per_second: 1000,
             handshake_timeout: Duration::from_secs(5),
             first_request_timeout: Duration::from_secs(10),
             body_progress_timeout: Duration::from_secs(10),

@@ -44,7 +44,7 @@ pub fn from_protobuf(signal: Signal, request: &[u8], out: &mut Vec<u8>) {
 /// Reads an answer to a request of `signal` as an encoded `Export…ServiceResponse`.
 pub(super) fn response_to_protobuf(signal: Signal, text: &[u8]) -> Result<Vec<u8>, JsonError> {
     // Answers hold no repeated field, so they only shrink; their reader has limited the text.
-    let limits = Limits { max_bytes: usize::MAX, decoded_budget: usize::MAX, max_depth: Limits::MAX_DEPTH };
+    let limits = Limits { decoded_budget: usize::MAX, ..Limits::for_message_size(usize::MAX) };
     read::message(Message::response(signal), text, &limits)
 }
 

@@ -13,7 +13,8 @@ use super::*;
 use crate::otlp::protobuf::{Builder, Raw};
 use crate::otlp::schema::{Field, Kind, Presence};
 
-const LIMITS: Limits = Limits { max_bytes: 1 << 20, decoded_budget: 16 << 20, max_depth: 96 };
+const LIMITS: Limits =
+    Limits { max_bytes: 1 << 20, decoded_budget: 16 << 20, index_budget: 12 << 20, max_depth: 96 };
 
 /// Decisions for a generator; past its end all of them are 0.
 struct Tape(std::vec::IntoIter<u8>);

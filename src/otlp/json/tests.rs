@@ -10,7 +10,8 @@ use opentelemetry_proto::tonic::metrics::v1::{metric, number_data_point};
 use super::*;
 use crate::otlp::Index;
 
-const LIMITS: Limits = Limits { max_bytes: 1 << 20, decoded_budget: 16 << 20, max_depth: 96 };
+const LIMITS: Limits =
+    Limits { max_bytes: 1 << 20, decoded_budget: 16 << 20, index_budget: 12 << 20, max_depth: 96 };
 
 fn read<T: prost::Message + Default>(signal: Signal, text: &str) -> T {
     let bytes =

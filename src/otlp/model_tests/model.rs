@@ -468,7 +468,8 @@ pub(super) fn check<M: Model>(request: &[u8], script: &[Step], reused: &mut Reus
     let read = index.read(M::SIGNAL, &Bytes::copy_from_slice(request), &limits);
     let request = match (read, &decoded) {
         (Ok(request), Ok(_)) => request,
-        (Err(error @ (Malformed::Depth | Malformed::Budget { .. })), _) | (Err(error), Err(_)) => {
+        (Err(error @ (Malformed::Depth | Malformed::Budget { .. } | Malformed::TooDense)), _)
+        | (Err(error), Err(_)) => {
             return Err(error);
         }
         (Ok(_), Err(error)) => panic!("taken, but it does not decode: {error}"),

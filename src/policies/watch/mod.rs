@@ -2,30 +2,35 @@
 //!
 //! ```text
 //! directory event, poll --> read --> same digest? done : prepare --good--> swap, persist as last good
-//!                                                          `------bad----> the last good stays, reported
+//!          the API server's offer ----^                    `------bad----> the last good stays, reported
 //! ```
 //!
 //! The directory is watched, not the file: a mounted ConfigMap swaps the link `..data`, editors rename.
-//! Not here: what makes a text good (the caller's `prepare`). Invariant: the plan in force is always a
+//! Not here: what makes a text good (the caller's `prepare`), and who asks the API server (`kubernetes`). Invariant: the plan in force is always a
 //! good one, and whoever loads it once sees one revision.
 
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+mod directory;
+mod file;
+mod sources;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use jiff::Timestamp;
-use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
-use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
-use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::document::MAX_BYTES;
 use super::plan::Plan;
 use crate::tasks::Scope;
-use crate::yaml::{Location, Problems, Source};
+use crate::yaml::{Problems, Source};
+
+use directory::Events;
+pub(super) use file::sha256;
+use file::{File, Seen, absent};
+use sources::Sources;
 
 /// How long after an event the file is read: long enough for a writer's events to come together, short
 /// enough that nobody waits for it.
@@ -56,6 +61,8 @@ pub struct Status {
     pub revision: Option<String>,
     /// The digest of the plan in force.
     pub sha256: String,
+    /// Where its text was found.
+    pub origin: Origin,
     /// Since when it is in force.
     pub since: Timestamp,
     /// How many plans came into force, the first included.
@@ -75,6 +82,8 @@ pub struct Status {
 pub struct Refused {
     /// Its digest; `None` if it could not be read at all.
     pub sha256: Option<String>,
+    /// Where it was found.
+    pub origin: Origin,
     /// When it was looked at.
     pub at: Timestamp,
     /// Why.
@@ -86,18 +95,28 @@ pub struct InForce {
     plan: ArcSwap<Plan>,
     status: watch::Sender<Arc<Status>>,
     file: Option<File>,
+    /// Held while a text is looked at, so that two sources take turns.
+    sources: Mutex<Sources>,
 }
 
-struct File {
-    place: Place,
-    prepare: Box<Prepare>,
+/// Where a text was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// A path or a ConfigMap, for people.
+    pub name: String,
+    /// The resource version of the ConfigMap.
+    pub version: Option<u64>,
 }
 
-/// What was found at the file's place.
-#[derive(PartialEq)]
-struct Seen {
-    text: String,
-    sha256: String,
+/// What the API server says of the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// Where it was found; without a version there is no such object.
+    pub origin: Origin,
+    /// Whether a list said so; else a watch.
+    pub listed: bool,
+    /// The text, or why there is none.
+    pub text: Result<String, String>,
 }
 
 /// What looking at the file came to.
@@ -114,7 +133,12 @@ pub enum Look {
 impl InForce {
     /// A plan without a file.
     pub fn fixed(plan: Plan) -> Arc<Self> {
-        Arc::new(Self::new(plan, Problems::new(), None))
+        Arc::new(Self::new(
+            plan,
+            Origin { name: "embedded".to_owned(), version: None },
+            Problems::new(),
+            None,
+        ))
     }
 
     /// Loads the file, or in its place the last good text.
@@ -124,31 +148,32 @@ impl InForce {
     pub fn load(place: Place, prepare: Box<Prepare>) -> Result<Arc<Self>, Problems> {
         let begin = Instant::now();
         let file = File { place, prepare };
-        let read = file.read();
+        let (origin, read) = (file.origin(), file.read());
         let prepared = read.as_ref().map_err(|error| file.unreadable(error));
-        match prepared.and_then(|seen| file.prepared(seen)) {
+        match prepared.and_then(|seen| file.prepared(&origin.name, seen)) {
             Ok((plan, warnings)) => {
                 if let Ok(seen) = &read {
                     file.persist(seen);
                 }
-                let in_force = Self::new(plan, warnings, Some(file));
+                let in_force = Self::new(plan, origin, warnings, Some(file));
                 in_force.status.send_modify(|status| Arc::make_mut(status).reload_duration = begin.elapsed());
                 Ok(Arc::new(in_force))
             }
             Err(problems) => {
-                let Some((plan, warnings)) = file.last_good() else { return Err(problems) };
-                let in_force = Self::new(plan, warnings, Some(file));
-                in_force.refuse(read.ok().map(|seen| seen.sha256), problems, begin);
+                let Some((kept, plan, warnings)) = file.last_good() else { return Err(problems) };
+                let in_force = Self::new(plan, kept, warnings, Some(file));
+                in_force.refuse(read.ok().map(|seen| seen.sha256), &origin, problems, begin);
                 Ok(Arc::new(in_force))
             }
         }
     }
 
-    fn new(plan: Plan, warnings: Problems, file: Option<File>) -> Self {
+    fn new(plan: Plan, origin: Origin, warnings: Problems, file: Option<File>) -> Self {
         log(&warnings);
         let status = Status {
             revision: plan.revision.clone(),
             sha256: plan.sha256.clone(),
+            origin,
             since: Timestamp::now(),
             revisions: 1,
             last_reload_success: true,
@@ -156,7 +181,12 @@ impl InForce {
             warnings,
             refused: None,
         };
-        Self { plan: ArcSwap::from_pointee(plan), status: watch::Sender::new(Arc::new(status)), file }
+        Self {
+            plan: ArcSwap::from_pointee(plan),
+            status: watch::Sender::new(Arc::new(status)),
+            file,
+            sources: Mutex::default(),
+        }
     }
 
     /// The plan in force. Load it once per request and keep it: the next load may give another.
@@ -230,29 +260,79 @@ impl InForce {
 
     /// Reads the file and acts on it now. A bad file is reported at once.
     pub fn reload(&self) -> Look {
+        let sources = self.sources();
         let Some(file) = &self.file else { return Look::Same };
+        if sources.is_file_behind(Instant::now()) {
+            return Look::Same;
+        }
         let begin = Instant::now();
         let read = file.read();
         match self.is_known(&read) || self.is_back(&read) {
             true => Look::Same,
-            false => self.take(file, read, begin),
+            false => self.take(file, &file.origin(), read, begin),
         }
     }
 
     /// As [`InForce::reload`], but a bad text is reported only if it is the one seen `before`;
     /// otherwise it is returned, to be looked at again.
     fn look(&self, before: Option<Option<String>>) -> Result<Look, Option<String>> {
+        let sources = self.sources();
         let Some(file) = &self.file else { return Ok(Look::Same) };
+        if sources.is_file_behind(Instant::now()) {
+            return Ok(Look::Same);
+        }
         let begin = Instant::now();
-        let read = file.read();
+        let (origin, read) = (file.origin(), file.read());
         if self.is_known(&read) || self.is_back(&read) {
             return Ok(Look::Same);
         }
         let digest = read.as_ref().ok().map(|seen| seen.sha256.clone());
-        if before.as_ref() != Some(&digest) && !read.as_ref().is_ok_and(|seen| file.prepared(seen).is_ok()) {
+        let is_good = || read.as_ref().is_ok_and(|seen| file.prepared(&origin.name, seen).is_ok());
+        if before.as_ref() != Some(&digest) && !is_good() {
             return Err(digest);
         }
-        Ok(self.take(file, read, begin))
+        Ok(self.take(file, &origin, read, begin))
+    }
+
+    /// Acts on what the API server says. From now on the file is not listened to as long as
+    /// [`InForce::api_followed`] was said last, and two minutes after [`InForce::api_lost`]. It blocks while the
+    /// text is prepared.
+    pub fn offer(&self, offer: Offer) -> Look {
+        let mut sources = self.sources();
+        let Some(file) = &self.file else { return Look::Same };
+        sources.followed();
+        match offer.origin.version {
+            Some(version) if !sources.is_news(version, offer.listed) => return Look::Same,
+            None if !sources.knows_object() => {
+                let origin = offer.origin.name;
+                tracing::warn!(name: "policies.no_config_map", origin, "there is no such ConfigMap; the file is followed");
+                return Look::Same;
+            }
+            _ => {}
+        }
+        let begin = Instant::now();
+        let text = match offer.text {
+            Ok(text) => Ok(Seen::new(text)),
+            Err(why) => Err(io::Error::new(io::ErrorKind::NotFound, why)),
+        };
+        match self.is_known(&text) || self.is_back(&text) {
+            true => Look::Same,
+            false => self.take(file, &offer.origin, text, begin),
+        }
+    }
+
+    /// The API server is followed: what it said last holds.
+    pub fn api_followed(&self) {
+        self.sources().followed();
+    }
+
+    /// The API server does not answer.
+    pub fn api_lost(&self) {
+        self.sources().lost(Instant::now());
+    }
+
+    fn sources(&self) -> MutexGuard<'_, Sources> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether this was acted on before.
@@ -277,34 +357,38 @@ impl InForce {
         back
     }
 
-    fn take(&self, file: &File, read: io::Result<Seen>, begin: Instant) -> Look {
+    fn take(&self, file: &File, origin: &Origin, read: io::Result<Seen>, begin: Instant) -> Look {
         let seen = match read {
             Ok(seen) => seen,
-            Err(error) => return self.refuse(None, file.unreadable(&error), begin),
+            Err(error) => {
+                let problems = absent(&origin.name, format!("cannot be read: {error}"));
+                return self.refuse(None, origin, problems, begin);
+            }
         };
-        match file.prepared(&seen) {
-            Err(problems) => self.refuse(Some(seen.sha256), problems, begin),
+        match file.prepared(&origin.name, &seen) {
+            Err(problems) => self.refuse(Some(seen.sha256), origin, problems, begin),
             Ok((plan, warnings)) => {
-                self.accept(plan, warnings, begin);
+                self.accept(plan, origin, warnings, begin);
                 file.persist(&seen);
                 Look::Swapped
             }
         }
     }
 
-    fn accept(&self, plan: Plan, warnings: Problems, begin: Instant) {
+    fn accept(&self, plan: Plan, origin: &Origin, warnings: Problems, begin: Instant) {
         let (revision, sha256) = (plan.revision.clone(), plan.sha256.clone());
         self.plan.store(Arc::new(plan));
         let reload_duration = begin.elapsed();
         tracing::info!(
             name: "policies.reloaded",
-            revision, sha256, warnings = warnings.len(), ?reload_duration, "policies are in force"
+            revision, sha256, origin = origin.name, warnings = warnings.len(), ?reload_duration, "policies are in force"
         );
         log(&warnings);
         self.status.send_modify(|status| {
             *status = Arc::new(Status {
                 revision,
                 sha256,
+                origin: origin.clone(),
                 since: Timestamp::now(),
                 revisions: status.revisions + 1,
                 last_reload_success: true,
@@ -315,13 +399,14 @@ impl InForce {
         });
     }
 
-    fn refuse(&self, sha256: Option<String>, problems: Problems, begin: Instant) -> Look {
+    fn refuse(&self, sha256: Option<String>, origin: &Origin, problems: Problems, begin: Instant) -> Look {
         let in_force = self.status();
         tracing::error!(
             name: "policies.refused",
             problems = problems.lines().join("\n"),
             in_force = in_force.sha256,
             revision = in_force.revision,
+            origin = origin.name,
             "the policies file is refused; the last good one stays in force"
         );
         let reload_duration = begin.elapsed();
@@ -329,137 +414,16 @@ impl InForce {
             let status = Arc::make_mut(status);
             status.last_reload_success = false;
             status.reload_duration = reload_duration;
-            status.refused = Some(Refused { sha256, at: Timestamp::now(), problems });
+            let origin = origin.clone();
+            status.refused = Some(Refused { sha256, origin, at: Timestamp::now(), problems });
         });
         Look::Refused
-    }
-}
-
-impl File {
-    fn read(&self) -> io::Result<Seen> {
-        read_text(&self.place.path)
-    }
-
-    fn source(&self, text: String) -> Source {
-        Source::new(self.place.path.display().to_string(), text)
-    }
-
-    fn prepared(&self, seen: &Seen) -> Result<(Plan, Problems), Problems> {
-        (self.prepare)(&self.source(seen.text.clone()))
-    }
-
-    fn unreadable(&self, error: &io::Error) -> Problems {
-        let mut problems = Problems::new();
-        let place = Location::start_of(Arc::new(self.source(String::new())));
-        let help = "a missing file is never \"no rules\"".to_owned();
-        problems.error(&place, "", format!("cannot be read: {error}"), Some(help));
-        problems
-    }
-
-    /// Keeps a good text for a start at which the file is bad. A failure costs only that.
-    fn persist(&self, seen: &Seen) {
-        let Some(path) = &self.place.last_good else { return };
-        if read_text(path).is_ok_and(|kept| kept.sha256 == seen.sha256) {
-            return;
-        }
-        if let Err(error) = write_whole(path, seen.text.as_bytes()) {
-            let path = path.display();
-            tracing::warn!(name: "policies.not_persisted", %path, %error, "the last good policies are not on disk");
-        }
-    }
-
-    fn last_good(&self) -> Option<(Plan, Problems)> {
-        let path = self.place.last_good.as_ref()?;
-        let seen = read_text(path).ok()?;
-        (self.prepare)(&Source::new(path.display().to_string(), seen.text)).ok()
     }
 }
 
 fn log(warnings: &Problems) {
     for warning in warnings.lines() {
         tracing::warn!(name: "policies.warning", warning, "policies are questionable");
-    }
-}
-
-/// Reads a text of at most one byte more than policies may have, so that a huge file costs nothing.
-fn read_text(path: &Path) -> io::Result<Seen> {
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(MAX_BYTES as u64 + 1).read_to_string(&mut text)?;
-    let sha256 = sha256(&text);
-    Ok(Seen { text, sha256 })
-}
-
-/// The digest of a text, in lower-case hexadecimal digits.
-pub(super) fn sha256(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Replaces a file so that a crash leaves the old or the new one.
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    let new = PathBuf::from(name);
-    let mut file = std::fs::File::create(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)
-}
-
-/// The directory watch; without one (no such directory, no inotify left) the poll remains.
-struct Events {
-    watcher: Option<RecommendedWatcher>,
-    directory: PathBuf,
-}
-
-impl Events {
-    fn start(path: &Path) -> (mpsc::Receiver<()>, Self) {
-        // One event waiting says as much as a hundred.
-        let (sender, receiver) = mpsc::channel(1);
-        let told = move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| is_change(&event.kind)) {
-                // Full: the look that is due sees this change too.
-                let _full = sender.try_send(());
-            }
-        };
-        let watcher = match notify::recommended_watcher(told) {
-            Ok(watcher) => Some(watcher),
-            Err(error) => {
-                tracing::warn!(name: "policies.unwatched", %error, "no directory watch; changes are found by polling");
-                None
-            }
-        };
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let directory = parent.unwrap_or(Path::new(".")).to_owned();
-        if !directory.join("..data").exists() {
-            tracing::debug!(
-                name: "policies.plain_directory",
-                directory = %directory.display(),
-                "no mounted ConfigMap; one mounted by subPath would never change"
-            );
-        }
-        let mut events = Self { watcher, directory };
-        events.attach();
-        (receiver, events)
-    }
-
-    /// Watches the directory that stands there now; it may be another one than before.
-    fn attach(&mut self) {
-        if let Some(watcher) = &mut self.watcher
-            && let Err(error) = watcher.watch(&self.directory, RecursiveMode::NonRecursive)
-        {
-            tracing::debug!(name: "policies.unwatched", %error, "no directory watch; changes are found by polling");
-        }
-    }
-}
-
-/// Whether an event may mean another content. Our own reading does not; a writer's data is looked at
-/// when it closes the file, where the system tells.
-fn is_change(kind: &EventKind) -> bool {
-    match kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
-        EventKind::Access(_) => false,
-        EventKind::Modify(ModifyKind::Data(_)) => !cfg!(target_os = "linux"),
-        _ => true,
     }
 }
 

@@ -2,6 +2,7 @@ use super::*;
 use crate::policies::parse;
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -44,7 +44,7 @@ async fn drain_says_goaway_and_lets_requests_under_way_finish() {
     let both_wait = eventually("both wait", || waiting.load(Ordering::SeqCst) == 2);
     tokio::select! { () = both_wait => {}, answer = http.as_mut() => panic!("{answer:?}") }
 
-    let draining = server.receiver.drain(Instant::now() + PATIENCE);
+    let draining = drained(&server.receiver, Instant::now() + PATIENCE);
     let told = async {
         goaway(&mut client).await;
         assert!(TcpStream::connect(address).await.is_err(), "the port is closed");
@@ -73,26 +73,114 @@ async fn clients_with_nothing_under_way_that_do_not_go_do_not_hold_up_the_drain(
     }
     let open = || server.metrics.grpc.connections.get() + server.metrics.http.connections.get();
     eventually("all are served", || open() == 3).await;
-    server.receiver.drain(Instant::now() + PATIENCE).await;
+    drained(&server.receiver, Instant::now() + PATIENCE).await;
     assert_eq!((open(), server.scope.aborted()), (0, 0));
     drop(held);
     server.stop().await;
 }
 
 #[tokio::test]
-async fn what_does_not_finish_by_the_deadline_is_cut() {
+async fn what_does_not_finish_by_the_deadline_is_told_so() {
     let waiting = Arc::new(AtomicUsize::new(0));
     let server = start(defaults(), hangs(&waiting)).await;
     let mut client = server.h2(server.grpc()).await;
     let (response, mut stream) = client.open("POST", path(Signal::Traces), &GRPC).await.unwrap();
     send(&mut stream, framed(false, b""), true).await.unwrap();
     eventually("it waits", || waiting.load(Ordering::SeqCst) == 1).await;
-    server.receiver.drain(Instant::now() + Duration::from_millis(50)).await;
-    assert!(read_answer(response).await.is_err());
-    eventually("it is dropped", || waiting.load(Ordering::SeqCst) == 0).await;
-    assert_eq!((server.scope.alive(), server.scope.aborted()), (0, 1));
+    drained(&server.receiver, Instant::now() + Duration::from_millis(50)).await;
+    assert_eq!(read_answer(response).await.unwrap().code(), 14);
+    assert_eq!(waiting.load(Ordering::SeqCst), 0, "it is dropped");
+    assert_eq!(server.cancelled(), [(CancelReason::Drain, 1)]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_answered_and_not_taken_is_cut() {
+    let server = start(defaults(), accepts()).await;
+    // Half a head: there is no request to answer, and nothing makes the connection end.
+    let mut socket = TcpStream::connect(server.http()).await.unwrap();
+    socket
+        .write_all(b"POST /v1/traces HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-protobuf\r\n")
+        .await
+        .unwrap();
+    eventually("it is served", || server.metrics.http.connections.get() == 1).await;
+    drained(&server.receiver, Instant::now()).await;
+    assert_eq!((server.scope.alive(), server.cancelled()), (0, vec![]));
     server.clients.close(Instant::now()).await;
     server.workers.stop();
+}
+
+#[tokio::test]
+async fn every_request_that_is_stopped_is_counted_once_with_its_reason() {
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let aged = json!({"server_parameters": {"max_connection_age": "1h"}});
+    let server = start(json!({"grpc": {"keepalive": aged}}), hangs(&waiting)).await;
+    let gone = || server.metrics.grpc.in_flight.get() == 0 && waiting.load(Ordering::SeqCst) == 0;
+    let mut client = server.h2(server.grpc()).await;
+
+    let (_response, mut stream) = client.open("POST", path(Signal::Traces), &GRPC).await.unwrap();
+    send(&mut stream, framed(false, b""), true).await.unwrap();
+    eventually("it waits", || waiting.load(Ordering::SeqCst) == 1).await;
+    stream.send_reset(h2::Reason::CANCEL);
+    eventually("a reset stream is dropped", gone).await;
+    assert_eq!(server.cancelled(), [(CancelReason::Client, 1)]);
+
+    let (_response, mut stream) = client.open("POST", path(Signal::Traces), &GRPC).await.unwrap();
+    send(&mut stream, framed(false, b"").slice(..3), false).await.unwrap();
+    eventually("it is read", || server.metrics.grpc.in_flight.get() == 1).await;
+    stream.send_reset(h2::Reason::CANCEL);
+    eventually("half a body is dropped", gone).await;
+    assert_eq!(server.cancelled(), [(CancelReason::Client, 2)]);
+
+    let answer = client.grpc(Signal::Traces, &[("grpc-timeout", "20m")], framed(false, b"")).await;
+    assert_eq!(answer.code(), 4);
+    let timeout = [PROTOBUF, ("x-envoy-expected-rq-timeout-ms", "20")];
+    let answer = server.post("/v1/traces", &timeout, b"").await;
+    assert_eq!((answer.status.as_u16(), answer.status_body().code), (503, 4));
+    assert_eq!(server.cancelled(), [(CancelReason::Client, 2), (CancelReason::Deadline, 2)]);
+
+    let (_response, mut stream) = client.open("POST", path(Signal::Traces), &GRPC).await.unwrap();
+    send(&mut stream, framed(false, b""), true).await.unwrap();
+    eventually("it waits", || waiting.load(Ordering::SeqCst) == 1).await;
+    drop((client, stream, _response));
+    server.clients.close(Instant::now()).await;
+    eventually("what a closed connection had is dropped", gone).await;
+    assert_eq!(server.cancelled(), [(CancelReason::Client, 3), (CancelReason::Deadline, 2)]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_whose_connection_is_cut_is_counted_as_forced() {
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let old =
+        json!({"server_parameters": {"max_connection_age": "50ms", "max_connection_age_grace": "50ms"}});
+    let server = start(json!({"grpc": {"keepalive": old}}), hangs(&waiting)).await;
+    let mut client = server.h2(server.grpc()).await;
+    let (response, mut stream) = client.open("POST", path(Signal::Traces), &GRPC).await.unwrap();
+    send(&mut stream, framed(false, b""), true).await.unwrap();
+    assert!(read_answer(response).await.is_err());
+    eventually("it is counted", || server.cancelled() == [(CancelReason::Forced, 1)]).await;
+    assert_eq!((waiting.load(Ordering::SeqCst), server.metrics.grpc.in_flight.get()), (0, 0));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn malformed_timeouts_are_refused() {
+    let server = start(defaults(), accepts()).await;
+    for text in ["", "S", "1", "123456789S", "-1S", "1.5S", "1s"] {
+        let answer = server.grpc_call(Signal::Traces, &[("grpc-timeout", text)], framed(false, b"")).await;
+        assert_eq!(answer.code(), 3, "{text:?}");
+    }
+    for (header, text) in [("grpc-timeout", "1"), ("x-envoy-expected-rq-timeout-ms", "1s")] {
+        let answer = server.post("/v1/traces", &[PROTOBUF, (header, text)], b"").await;
+        assert_eq!(answer.status, 400, "{header}: {text}");
+        assert!(answer.status_body().message.contains(header));
+    }
+    // A client whose time is up already is told so.
+    let answer = server.grpc_call(Signal::Traces, &[("grpc-timeout", "0n")], framed(false, b"")).await;
+    assert_eq!(answer.code(), 4);
+    assert_eq!(server.seen.lock().unwrap().len(), 0);
+    server.stop().await;
 }
 
 #[tokio::test]

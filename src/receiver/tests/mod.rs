@@ -128,6 +128,12 @@ impl Server {
         self.address(Transport::Http)
     }
 
+    /// How many requests were stopped, by reason.
+    fn cancelled(&self) -> Vec<(CancelReason, u64)> {
+        let counted = CancelReason::ALL.iter().map(|r| (*r, self.metrics.cancellations.get(*r)));
+        counted.filter(|(_, count)| *count > 0).collect()
+    }
+
     /// The one request the pipeline got, which is taken.
     fn request(&self) -> Request {
         let mut seen = self.seen.lock().unwrap();
@@ -154,11 +160,17 @@ impl Server {
     /// Ends everything and sees that nothing is left.
     async fn stop(self) {
         self.clients.close(Instant::now()).await;
-        self.receiver.drain(Instant::now() + PATIENCE).await;
+        drained(&self.receiver, Instant::now() + PATIENCE).await;
         assert_eq!((self.scope.alive(), self.scope.aborted()), (0, 0), "tasks alive and aborted");
         assert_eq!(self.metrics.grpc.connections.get() + self.metrics.http.connections.get(), 0);
         self.workers.stop();
     }
+}
+
+/// The receiver ends because the collector does.
+async fn drained(receiver: &Receiver, deadline: Instant) {
+    receiver.leave(deadline, CancelReason::Drain).await;
+    receiver.close().await;
 }
 
 /// Waits until something is true.

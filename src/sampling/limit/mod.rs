@@ -8,22 +8,22 @@
 //!
 //! The threshold an item meets depends on earlier items only, never on its own randomness, so 1/p stays
 //! unbiased; a cut per request would be arrival order in disguise. Time is an argument. Not here: the
-//! table of caps (`caps`). Invariant: items of one randomness stand or fall together in the heap.
+//! table of caps (`caps`). Invariant: a tick over its budget is paid for by the next ones.
 
-use std::collections::BTreeMap;
+mod heap;
+
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::threshold::{Randomness, Threshold};
+use heap::Heap;
 
 /// The period of a budget.
 pub const TICK: Duration = Duration::from_secs(1);
 
 /// The share of its income a cap in debt may still spend, so that it never falls silent.
 const LEAST: f64 = 0.1;
-/// The most different randomness values a heap holds: some 40 MB.
-const MAX_HELD: usize = 1 << 20;
 
 /// How much a cap lets through.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -41,54 +41,6 @@ impl Budget {
 
     fn credit(&self) -> f64 {
         self.per_second * self.burst.max(TICK).as_secs_f64()
-    }
-}
-
-/// The items of highest randomness whose costs fit a budget.
-#[derive(Debug)]
-struct Heap {
-    costs: BTreeMap<u64, f64>,
-    held: f64,
-    /// T_heap, from 0 to 2^56.
-    cut: u64,
-    rule: CutRule,
-}
-
-/// Where to cut, given the item excluded last and the least one included.
-type CutRule = fn(excluded: u64, included: Option<u64>) -> u64;
-
-/// The rule that is right: the population above the first excluded randomness is what was kept.
-fn first_excluded(excluded: u64, _included: Option<u64>) -> u64 {
-    excluded + 1
-}
-
-impl Heap {
-    fn new(rule: CutRule) -> Self {
-        Self { costs: BTreeMap::new(), held: 0.0, cut: 0, rule }
-    }
-
-    /// Adds an item; tells whether one trace alone exceeds the budget and stays.
-    fn offer(&mut self, randomness: u64, cost: f64, budget: f64, may_owe: bool) -> bool {
-        if randomness < self.cut {
-            return false;
-        }
-        *self.costs.entry(randomness).or_insert(0.0) += cost;
-        self.held += cost;
-        while self.held > budget || self.costs.len() > MAX_HELD {
-            if may_owe && self.costs.len() == 1 && randomness > 0 {
-                return true;
-            }
-            let Some((excluded, cost)) = self.costs.pop_first() else { break };
-            self.held -= cost;
-            let included = self.costs.first_key_value().map(|(randomness, _)| *randomness);
-            self.cut = self.cut.max((self.rule)(excluded, included));
-        }
-        false
-    }
-
-    fn clear(&mut self) {
-        self.costs.clear();
-        (self.held, self.cut) = (0.0, 0);
     }
 }
 
@@ -116,14 +68,8 @@ pub struct Cap {
 
 impl Default for Cap {
     fn default() -> Self {
-        Self::cutting(first_excluded)
-    }
-}
-
-impl Cap {
-    fn cutting(rule: CutRule) -> Self {
         Self {
-            heap: Heap::new(rule),
+            heap: Heap::new(heap::first_excluded),
             carried: 0,
             started: None,
             balance: 0.0,
@@ -132,7 +78,9 @@ impl Cap {
             is_reported: false,
         }
     }
+}
 
+impl Cap {
     /// Decides about an item that passed all earlier thresholds, of which `base` is the highest.
     ///
     /// An item without randomness passes as long as everything does.
@@ -162,7 +110,13 @@ impl Cap {
 
     /// T_run, from 0 to 2^56: what the next item has to reach.
     pub fn threshold(&self) -> u64 {
-        self.carried.max(self.heap.cut)
+        self.carried.max(self.heap.cut())
+    }
+
+    /// As [`Cap::threshold`], but 0 once nothing came for a whole tick.
+    pub(super) fn threshold_at(&self, now: Instant) -> u64 {
+        let passed = self.started.map_or(Duration::MAX, |started| now.saturating_duration_since(started));
+        if whole_ticks(passed) < 2.0 { self.threshold() } else { 0 }
     }
 
     /// Whether forgetting this cap would lose nothing.
@@ -183,7 +137,7 @@ impl Cap {
             return;
         }
         // A tick in which nothing came carries nothing on.
-        self.carried = if ticks < 2.0 { self.heap.cut } else { 0 };
+        self.carried = if ticks < 2.0 { self.heap.cut() } else { 0 };
         self.balance = (self.balance - self.kept + ticks * budget.income()).min(budget.credit());
         self.heap.clear();
         self.kept = 0.0;

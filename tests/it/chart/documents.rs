@@ -201,27 +201,3 @@ fn words_of_paths(text: &str) -> BTreeSet<String> {
         .map(str::to_owned)
         .collect()
 }
-
-#[test]
-fn the_image_ends_in_one_static_binary_and_the_user_the_chart_names() {
-    let containerfile = read("Containerfile").replace("\\\n", " ");
-    let (build, image) = containerfile.split_once("\nFROM scratch\n").expect("the last stage is empty");
-    let lines = |stage: &str| -> Vec<Vec<String>> {
-        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect();
-        stage.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).map(words).collect()
-    };
-    for copy in lines(build).iter().filter(|line| line[0] == "COPY") {
-        for source in &copy[1..copy.len() - 1] {
-            assert!(root().join(source).exists(), "the Containerfile copies {source}");
-        }
-    }
-    // Whatever the sources embed must be copied: only `config` is, beside themselves.
-    assert!(build.contains("crt-static") && build.contains("\nCOPY config config\n"));
-    let image = lines(image);
-    let instructions: Vec<_> = image.iter().map(|line| line[0].as_str()).collect();
-    assert_eq!(instructions, ["LABEL", "COPY", "USER", "EXPOSE", "ENTRYPOINT", "CMD"]);
-    let values: Value = serde_saphyr::from_str(&read("charts/tollgate/values.yaml")).unwrap();
-    let pod = &values["podSecurityContext"];
-    assert_eq!(image[2][1], format!("{}:{}", pod["runAsUser"], pod["runAsGroup"]));
-    assert_eq!(image[4][1], "[\"/tollgate\"]");
-}

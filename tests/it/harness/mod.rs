@@ -1,5 +1,6 @@
 //! The world around the program under test: a process, its clients, its destinations.
 
+pub mod api_server;
 mod certificates;
 mod client;
 mod metrics;
@@ -12,7 +13,7 @@ pub use certificates::Authority;
 pub use client::{Grpc, Http};
 pub use metrics::Metrics;
 pub use payload::{Item, logs, metrics, spans};
-pub use process::{EPHEMERAL, Tollgate, get};
+pub use process::{EPHEMERAL, Start, Tollgate, get};
 pub use proof::{Keeper, Signer, post_with};
 pub use sink::{Answer, Arrived, Sink};
 

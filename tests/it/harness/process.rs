@@ -53,6 +53,12 @@ impl Start {
         self
     }
 
+    /// Names no policies file on the command line.
+    pub fn without_policies(mut self) -> Self {
+        self.policies = None;
+        self
+    }
+
     /// Adds a command line argument.
     pub fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
@@ -250,6 +256,11 @@ impl Tollgate {
         assert_eq!(ended["balanced"], true, "{ended}");
         assert_eq!(ended["abandoned"], 0, "{ended}");
         assert_eq!(ended["tasks_alive"], 0, "{ended}");
+        assert_eq!(
+            ended["left"], "",
+            "descriptors, connections, requests and queues are back at none: {ended}"
+        );
+        assert_eq!(self.events("task.overdue"), 0, "no task outlived its scope");
         self.child = None;
         Ended { log: self.log() }
     }

@@ -45,6 +45,7 @@ struct State {
     answer: Mutex<Option<Answer>>,
     items: Mutex<Vec<(&'static str, Arrived)>>,
     forgets_attributes: std::sync::atomic::AtomicBool,
+    timeouts: Mutex<Vec<String>>,
 }
 
 /// A listening destination; it ends with the test.
@@ -90,6 +91,11 @@ impl Sink {
         *self.state.answer.lock().unwrap() = Some(answer);
     }
 
+    /// What the requests that came said of how long they may take (`grpc-timeout`).
+    pub fn timeouts(&self) -> Vec<String> {
+        self.state.timeouts.lock().unwrap().clone()
+    }
+
     /// The items of one signal (`traces`, `metrics`, `logs`) so far.
     pub fn items(&self, signal: &str) -> Vec<Arrived> {
         let items = self.state.items.lock().unwrap();
@@ -113,6 +119,9 @@ async fn serve(
     request: http::Request<hyper::body::Incoming>,
 ) -> Result<http::Response<Body>, std::convert::Infallible> {
     let (head, body) = request.into_parts();
+    if let Some(timeout) = head.headers.get("grpc-timeout") {
+        state.timeouts.lock().unwrap().push(timeout.to_str().unwrap().to_owned());
+    }
     // A sender that gave up gets no answer, and what it began does not count.
     let Ok(body) = body.collect().await.map(|body| body.to_bytes()) else {
         return Ok(respond(false, 0, 400));

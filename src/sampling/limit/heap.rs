@@ -1,0 +1,260 @@
+//! What would have been kept of everything seen in a tick: the items of highest randomness that fit a budget.
+//!
+//! Few items are held one by one. Many are added up by classes of randomness, and the lowest class goes out
+//! whole, so that an item costs a few nanoseconds and a cap a few kilobytes however large its budget is.
+//! Either way the cut is the lowest threshold above which everything fits, of all thresholds or of those
+//! between classes: moving an item that is kept to another place above the cut does not move the cut, and
+//! so 1/p stays unbiased. Invariant: items of one randomness stand or fall together.
+
+use std::collections::BTreeMap;
+
+use crate::sampling::threshold::RANDOMNESS_VALUES;
+
+/// The most different randomness values that are held one by one.
+const HELD: usize = 4096;
+/// A class is this part of a power of two of 2^56 - R, which is what p is to be: the cut keeps up to 1/64
+/// less than would fit.
+const CLASSES: u64 = 64;
+const CLASS_BITS: u32 = CLASSES.trailing_zeros();
+/// Of all powers of two from 1 to 2^56.
+const ALL_CLASSES: usize = 57 * CLASSES as usize;
+
+/// Where to cut, given the randomness excluded last and the least one included.
+pub(super) type CutRule = fn(excluded: u64, included: Option<u64>) -> u64;
+
+/// The rule that is right: the population above the first excluded randomness is what was kept.
+pub(super) fn first_excluded(excluded: u64, _included: Option<u64>) -> u64 {
+    excluded + 1
+}
+
+/// The items of highest randomness whose costs fit a budget.
+#[derive(Debug)]
+pub(super) struct Heap {
+    costs: BTreeMap<u64, f64>,
+    /// In use once there were more than [`HELD`].
+    classes: Option<Box<Classes>>,
+    held: f64,
+    /// T_heap, from 0 to 2^56.
+    cut: u64,
+    rule: CutRule,
+    /// How many were offered since it was cleared.
+    offered: usize,
+}
+
+impl Heap {
+    pub(super) fn new(rule: CutRule) -> Self {
+        Self { costs: BTreeMap::new(), classes: None, held: 0.0, cut: 0, rule, offered: 0 }
+    }
+
+    /// T_heap: first excluded + 1, 0 if none is excluded; up to 2^56.
+    pub(super) fn cut(&self) -> u64 {
+        self.cut
+    }
+
+    /// Adds an item; tells whether one trace alone exceeds the budget and stays.
+    pub(super) fn offer(&mut self, randomness: u64, cost: f64, budget: f64, may_owe: bool) -> bool {
+        if randomness < self.cut {
+            return false;
+        }
+        self.offered += 1;
+        self.held += cost;
+        match &mut self.classes {
+            Some(classes) => classes.add(randomness, cost),
+            None => *self.costs.entry(randomness).or_insert(0.0) += cost,
+        }
+        if self.costs.len() > HELD {
+            self.classify();
+        }
+        match &self.classes {
+            Some(_) => self.exclude_classes(budget),
+            None => return self.exclude_single(randomness, budget, may_owe),
+        }
+        false
+    }
+
+    fn exclude_single(&mut self, randomness: u64, budget: f64, may_owe: bool) -> bool {
+        while self.held > budget {
+            if may_owe && self.costs.len() == 1 && randomness > 0 {
+                return true;
+            }
+            let Some((excluded, cost)) = self.costs.pop_first() else { break };
+            self.held -= cost;
+            let included = self.costs.first_key_value().map(|(randomness, _)| *randomness);
+            self.cut = self.cut.max((self.rule)(excluded, included));
+        }
+        false
+    }
+
+    fn exclude_classes(&mut self, budget: f64) {
+        let Some(classes) = &mut self.classes else { return };
+        while self.held > budget {
+            let Some((excluded, cost)) = classes.pop_lowest() else { break };
+            self.held -= cost;
+            self.cut = self.cut.max((self.rule)(excluded, None));
+        }
+    }
+
+    /// From one by one to classes.
+    fn classify(&mut self) {
+        let mut classes = Box::new(Classes::new());
+        for (randomness, cost) in std::mem::take(&mut self.costs) {
+            classes.add(randomness, cost);
+        }
+        self.classes = Some(classes);
+    }
+
+    /// Begins again; classes stay in use where they were needed.
+    pub(super) fn clear(&mut self) {
+        self.costs.clear();
+        match &mut self.classes {
+            Some(classes) if self.offered > HELD => **classes = Classes::new(),
+            classes => *classes = None,
+        }
+        (self.held, self.cut, self.offered) = (0.0, 0, 0);
+    }
+}
+
+/// Costs by class, from the highest randomness up to the lowest.
+#[derive(Debug)]
+struct Classes {
+    costs: [f64; ALL_CLASSES],
+    /// No class behind this one has any costs.
+    lowest: usize,
+}
+
+impl Classes {
+    fn new() -> Self {
+        Self { costs: [0.0; ALL_CLASSES], lowest: 0 }
+    }
+
+    fn add(&mut self, randomness: u64, cost: f64) {
+        let class = class(randomness);
+        self.costs[class] += cost;
+        self.lowest = self.lowest.max(class);
+    }
+
+    /// Takes the class of lowest randomness out: the highest randomness it may hold, and its costs.
+    fn pop_lowest(&mut self) -> Option<(u64, f64)> {
+        self.lowest = (0..=self.lowest).rev().find(|class| self.costs[*class] > 0.0)?;
+        let cost = std::mem::take(&mut self.costs[self.lowest]);
+        Some((highest(self.lowest), cost))
+    }
+}
+
+/// The class of a randomness: the exponent and the first bits behind it of 2^56 - R.
+fn class(randomness: u64) -> usize {
+    let rest = RANDOMNESS_VALUES - randomness;
+    let exponent = rest.ilog2();
+    let bits = (rest << (63 - exponent) << 1) >> (64 - CLASS_BITS);
+    (u64::from(exponent) * CLASSES + bits) as usize
+}
+
+/// The highest randomness of a class.
+fn highest(class: usize) -> u64 {
+    let (exponent, bits) = (class as u64 / CLASSES, class as u64 % CLASSES);
+    RANDOMNESS_VALUES - (((CLASSES + bits) << exponent) >> CLASS_BITS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampling::limit::tests::{adjusted, mean, random};
+
+    /// The mutant: cuts at the last item that is included.
+    fn last_included(excluded: u64, included: Option<u64>) -> u64 {
+        included.unwrap_or(excluded + 1)
+    }
+
+    /// The mutant: believes that what it excluded began a class lower than it did.
+    fn a_class_too_low(excluded: u64, _included: Option<u64>) -> u64 {
+        highest((class(excluded) + 1).min(ALL_CLASSES - 1)) + 1
+    }
+
+    /// The estimate from what a heap holds at the end of a tick, over the truth.
+    fn estimate(mut heap: Heap, (items, budget): (usize, f64), costs: u64, seed: u64) -> f64 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut truth = 0.0;
+        for _ in 0..items {
+            let cost = rng.u64(1..=costs) as f64;
+            truth += cost;
+            heap.offer(random(&mut rng), cost, budget, false);
+        }
+        heap.held * adjusted(heap.cut) / truth
+    }
+
+    fn one_by_one(rule: CutRule) -> Heap {
+        Heap::new(rule)
+    }
+
+    fn by_classes(rule: CutRule) -> Heap {
+        let mut heap = Heap::new(rule);
+        heap.classify();
+        heap
+    }
+
+    fn bias(heap: fn(CutRule) -> Heap, rule: CutRule, size: (usize, f64), costs: u64) -> (f64, f64) {
+        let estimates: Vec<f64> = (0..4000).map(|seed| estimate(heap(rule), size, costs, seed)).collect();
+        let (mean, error) = mean(&estimates);
+        (mean - 1.0, error)
+    }
+
+    #[test]
+    fn the_first_excluded_item_gives_an_unbiased_count_and_the_last_included_does_not() {
+        let check = |size: (usize, f64), costs: u64, over_count: f64| {
+            let (of_rule, error) = bias(one_by_one, first_excluded, size, costs);
+            assert!(of_rule.abs() < 3.0 * error, "{size:?}: {of_rule} within 3 x {error}");
+            let (of_mutant, error) = bias(one_by_one, last_included, size, costs);
+            assert!(of_mutant > 3.0 * error, "the mutant passes: {size:?} {of_mutant} {error}");
+            let off = (of_mutant - over_count).abs();
+            assert!(off < 4.0 * error, "{size:?}: {of_mutant}, {over_count} was expected");
+        };
+        // The last included over-counts by 1/(k - 1).
+        check((1000, 50.0), 1, 1.0 / 49.0);
+        check((100, 10.0), 1, 1.0 / 9.0);
+        let of_many_costs = bias(one_by_one, first_excluded, (262, 400.0), 40);
+        assert!(of_many_costs.0.abs() < 3.0 * of_many_costs.1, "{of_many_costs:?}");
+        let mutant = bias(one_by_one, last_included, (262, 400.0), 40);
+        assert!(mutant.0 > 3.0 * mutant.1, "the mutant passes: {mutant:?}");
+    }
+
+    #[test]
+    fn classes_give_an_unbiased_count_and_a_cut_inside_what_is_excluded_does_not() {
+        for (size, costs) in [((1000, 50.0), 1), ((100, 10.0), 1), ((262, 400.0), 40)] {
+            let (of_rule, error) = bias(by_classes, first_excluded, size, costs);
+            assert!(of_rule.abs() < 3.0 * error, "{size:?}: {of_rule} within 3 x {error}");
+        }
+        let mutant = bias(by_classes, a_class_too_low, (4000, 400.0), 1);
+        assert!(mutant.0.abs() > 3.0 * mutant.1, "the mutant passes: {mutant:?}");
+    }
+
+    #[test]
+    fn a_class_holds_what_lies_between_its_ends() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let spread = (0..10_000).map(|_| RANDOMNESS_VALUES - (random(&mut rng) >> rng.u32(0..56)).max(1));
+        for randomness in spread.chain([0, 1, RANDOMNESS_VALUES - 1, RANDOMNESS_VALUES - 2]) {
+            let own = class(randomness);
+            assert!(own < ALL_CLASSES && randomness <= highest(own), "{randomness:x}");
+            assert_eq!(class(highest(own)), own, "{randomness:x}");
+            if randomness < highest(own) {
+                assert_ne!(class(highest(own) + 1), own, "{randomness:x}");
+            }
+        }
+    }
+
+    #[test]
+    fn many_items_use_the_budget_to_a_part_in_sixty_four_and_memory_of_a_few_kilobytes() {
+        let mut rng = fastrand::Rng::with_seed(3);
+        let mut heap = Heap::new(first_excluded);
+        for _ in 0..200_000 {
+            heap.offer(random(&mut rng), 1.0, 50_000.0, false);
+        }
+        assert!(heap.costs.is_empty(), "{}", heap.costs.len());
+        assert!((50_000.0 * 63.0 / 64.0..=50_000.0).contains(&heap.held), "{}", heap.held);
+        let p = 1.0 / adjusted(heap.cut);
+        assert!((0.24..0.26).contains(&p), "{p}");
+        heap.clear();
+        assert!(heap.classes.is_some(), "a tick like the last begins with classes");
+        heap.clear();
+        assert!(heap.classes.is_none(), "nothing came");
+    }
+}

@@ -1,0 +1,107 @@
+//! The edge under attack: what hostile senders cost, and that the others notice nothing.
+//!
+//! Short counts by default, long ones with TOLLGATE_LONG=1 (`./test --long`). Each test prints its figures, one
+//! line each (`./test --figures edge`); times are figures only, they fail nothing.
+
+mod bombs;
+mod certificates;
+mod floods;
+mod parsers;
+mod raw;
+mod slow;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::harness::{Grpc, Item, Tollgate, spans};
+
+/// How often something is done: short by default.
+pub fn count(short: usize, long: usize) -> usize {
+    if std::env::var_os("TOLLGATE_LONG").is_some() { long } else { short }
+}
+
+/// Prints a figure that is good up to its bound.
+pub fn figure(name: &str, value: f64, bound: f64) {
+    let value = (value * 100.0).round() / 100.0;
+    let verdict = if value <= bound { "ok" } else { "short" };
+    println!("figure edge.{name} {value} bound {bound} {verdict}");
+}
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// Resident memory and CPU time of a process, from a moment on.
+pub struct Usage {
+    pid: u32,
+    rss: f64,
+    cpu: f64,
+    since: Instant,
+}
+
+impl Usage {
+    /// Starts to measure; the peak of memory is forgotten.
+    pub fn from_now(tollgate: &Tollgate) -> Self {
+        let pid = tollgate.pid();
+        std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+        Self { pid, rss: status(pid, "VmRSS"), cpu: cpu_seconds(pid), since: Instant::now() }
+    }
+
+    /// MiB that resident memory rose to its peak since then.
+    pub fn rise_mib(&self) -> f64 {
+        (status(self.pid, "VmHWM") - self.rss) / MIB
+    }
+
+    /// Cores that were busy since then, on average.
+    pub fn cores(&self) -> f64 {
+        (cpu_seconds(self.pid) - self.cpu) / self.since.elapsed().as_secs_f64()
+    }
+}
+
+/// A size from `/proc/PID/status`, in bytes.
+fn status(pid: u32, key: &str) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text.lines().find(|line| line.starts_with(key)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() * 1024.0
+}
+
+/// User and system time; the kernel counts in hundredths.
+fn cpu_seconds(pid: u32) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = text.rsplit(") ").next().unwrap().split(' ').collect();
+    let ticks: f64 = fields[11..13].iter().map(|field| field.parse::<f64>().unwrap()).sum();
+    ticks / 100.0
+}
+
+/// A sender that means well, on a connection of its own, for as long as an attack lasts.
+pub struct Neighbour {
+    stop: Arc<AtomicBool>,
+    sending: tokio::task::JoinHandle<Vec<Duration>>,
+}
+
+impl Neighbour {
+    /// Sends one span after the other; a refusal fails the test.
+    pub async fn start(tollgate: &Tollgate) -> Self {
+        let grpc = Grpc::connect(tollgate.address("otlp/grpc")).await.tenant("quiet");
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let sending = tokio::spawn(async move {
+            let mut times = Vec::new();
+            while !stopped.load(Ordering::Relaxed) || times.len() < 20 {
+                let begin = Instant::now();
+                grpc.spans(spans(&[], &[Item::named("x")])).await.expect("neighbours are served");
+                times.push(begin.elapsed());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            times
+        });
+        Self { stop, sending }
+    }
+
+    /// How many requests it sent, and its p99 in milliseconds.
+    pub async fn stop(self) -> (usize, f64) {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut times = self.sending.await.unwrap();
+        times.sort();
+        (times.len(), times[(times.len() - 1) * 99 / 100].as_secs_f64() * 1000.0)
+    }
+}
