@@ -238,7 +238,8 @@ impl Collector {
         };
         if let Err(error) = self.surfaces.replace(&checked.config, &self.scope).await {
             self.sockets.roll_back();
-            next.retire(&self.scope, self.options.shutdown_grace);
+            // It may have taken data already, and may have opened queues on disk.
+            self.retired.push(next.retire(&self.scope, self.options.shutdown_grace));
             return Err(error);
         }
         self.sockets.commit();

@@ -61,6 +61,12 @@ fn what_cannot_work_is_refused_with_the_way_out() {
         ("deployment", &["configMap.existingName=x"], "configMap.create: false"),
         ("deployment", &["policies.configMap.existingName=x"], "policies.configMap.create: false"),
         ("deployment", &["policies.lastGood.persistence.enabled=true"], "mode statefulset"),
+        ("deployment", &["destination.persistence.enabled=true"], "only its pods keep their volumes"),
+        (
+            "statefulset",
+            &["destination.persistence.enabled=true", "destination.queueBytes=1GiB"],
+            "set one of the two",
+        ),
         ("deployment", &["terminationGracePeriodSeconds=30"], "at least 32"),
         ("deployment", &["shutdownGraceSeconds=60", "terminationGracePeriodSeconds=60"], "at least 67"),
         (
