@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::format::{BadHeader, ENDS_MAGIC, Identity, SEGMENT_HEADER, put, u32_at, u64_at};
-use super::storage::{Storage, StoredFile, read_full, write_all};
+use super::storage::{Storage, StoredFile, is_full, read_full, write_all};
 
 const RANGE: usize = 24;
 
@@ -59,9 +59,17 @@ impl EndsFile {
         self.write(&bytes)
     }
 
-    /// Appends the note that `covers` is all there was; nothing is synced.
-    pub(super) fn append_note(&mut self, covers: &Range<u64>) -> io::Result<()> {
-        self.write(&encode(self.seed, covers, NOTE))
+    /// Notes that `covers` is all there was, and syncs it: at the end of the file, or, if the disk is full, in
+    /// the place of the last range, which the note includes.
+    pub(super) fn note(&mut self, covers: &Range<u64>) -> io::Result<()> {
+        let note = encode(self.seed, covers, NOTE);
+        match self.write(&note) {
+            Err(error) if is_full(&error) && self.len >= (SEGMENT_HEADER + RANGE) as u64 => {
+                write_all(&*self.file, &note, self.len - RANGE as u64)?;
+            }
+            written => written?,
+        }
+        self.file.sync()
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {

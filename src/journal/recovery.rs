@@ -37,12 +37,14 @@ pub(super) fn open(
     for (number, len, letters) in &survey.dead {
         engine.dead.add(*number, *len, *letters);
     }
+    for name in &survey.left_over {
+        drop(engine.shared.storage.remove(&engine.path(name)));
+    }
     let limits = limits(&survey);
     let mut waiting: Vec<Waiting> = Vec::new();
     let mut seen = HashMap::new();
     for (found, limit) in survey.found.into_iter().zip(limits) {
         engine.next = engine.next.max(found.base + 1);
-        engine.tail = engine.tail.max(limit.unwrap_or(0));
         match take(&mut engine, found, limit, &mut damage) {
             Some(contents) => {
                 let base = contents.identity.base;
@@ -110,8 +112,7 @@ fn missing(survey: &Survey) -> Damage {
     let mut damage = Damage::default();
     let (mut covers, mut start, mut end) = (Vec::new(), u64::MAX, 0);
     for found in &survey.found {
-        let is_missing = matches!(found.contents, State::Gone) && !found.is_note();
-        damage.segments += u64::from(is_missing || matches!(found.contents, State::Lost | State::Unreadable));
+        damage.segments += u64::from(found.is_missing() || matches!(found.contents, State::Lost));
         if let Some(follows) = found.follows() {
             covers.push(follows..found.base);
             start = start.min(follows);
@@ -122,14 +123,14 @@ fn missing(survey: &Survey) -> Damage {
             start = ends.note.as_ref().map_or(start, |note| note.start.min(start));
         }
         if let Some(contents) = found.contents() {
+            if contents.is_sealed {
+                // What is missing in it was counted when it was sealed.
+                covers.push(found.base..contents.next());
+            }
             let stored = contents.index.entries.iter().map(|entry| found.base + u64::from(entry.ordinal));
             covers.extend(ranges(stored));
             end = end.max(contents.floor);
             damage.stretches += u64::from(contents.damaged) + u64::from(contents.is_headless);
-        }
-        if matches!(found.contents, State::Unreadable) {
-            // Not lost: the next start may read it.
-            covers.push(found.base..u64::MAX);
         }
     }
     damage.records = if start < end { uncovered(start..end, covers) } else { 0 };
@@ -140,7 +141,6 @@ fn missing(survey: &Survey) -> Damage {
 fn take(engine: &mut Engine, found: Found, limit: Option<u64>, damage: &mut Damage) -> Option<Contents> {
     let (base, len) = (found.base, found.len.unwrap_or(0));
     match found.contents {
-        State::Unreadable => None,
         State::Lost => {
             let path = engine.path(&segment_name(base));
             if len > SEGMENT_HEADER as u64 {
@@ -168,7 +168,16 @@ fn take(engine: &mut Engine, found: Found, limit: Option<u64>, damage: &mut Dama
                 discard(engine, &contents, len, damage);
                 return None;
             }
-            let bytes = settle(engine, &contents, len, damage);
+            let gap = contents.gap.filter(|gap| *gap < contents.index.entries.len());
+            let (bytes, is_sealed) = settle(engine, &contents, len, damage);
+            let limit = match gap.filter(|_| !is_sealed) {
+                None => limit,
+                // Without an index to say that nothing else was there, the next start would miss it.
+                Some(gap) => {
+                    contents.index.entries.truncate(gap);
+                    contents.next()
+                }
+            };
             let mut segment = Segment::new(contents.identity, None);
             if let Some(ends) = &found.ends
                 && let Ok(file) = engine.shared.storage.open(&engine.path(&ends_name(base)))
@@ -188,6 +197,7 @@ fn take(engine: &mut Engine, found: Found, limit: Option<u64>, damage: &mut Dama
             }
             segment.fresh.clear();
             segment.count = segment.count.max(u32::try_from(limit.saturating_sub(base)).unwrap_or(u32::MAX));
+            engine.tail = engine.tail.max(segment.next());
             lock(&engine.shared.table).seeds.insert(base, contents.identity.seed());
             engine.segments.insert(base, segment);
             Some(contents)
@@ -205,7 +215,7 @@ fn note_absence(engine: &mut Engine, ends: Option<super::ends::Ends>, limit: Opt
     if ends.note.is_none() {
         let noted = engine.shared.storage.open(&path).and_then(|file| {
             let mut file = EndsFile::resume(file, ends.identity, ends.len);
-            file.append_note(&covers).and_then(|()| file.sync())
+            file.note(&covers)
         });
         engine.note(noted);
     }
@@ -230,10 +240,11 @@ fn discard(engine: &mut Engine, contents: &Contents, len: u64, damage: &mut Dama
     engine.is_dir_dirty = true;
 }
 
-/// Ends a scanned segment with its index, so that it is scanned once; the length of its file.
-fn settle(engine: &mut Engine, contents: &Contents, len: u64, damage: &mut Damage) -> u64 {
+/// Ends a scanned segment with its index, so that it is scanned once; the length of its file, and whether
+/// it has its index.
+fn settle(engine: &mut Engine, contents: &Contents, len: u64, damage: &mut Damage) -> (u64, bool) {
     if contents.is_sealed {
-        return len;
+        return (len, true);
     }
     damage.torn_bytes += len.saturating_sub(contents.end);
     let path = engine.path(&segment_name(contents.identity.base));
@@ -243,10 +254,10 @@ fn settle(engine: &mut Engine, contents: &Contents, len: u64, damage: &mut Damag
         }
         writer::seal(&*file, contents.identity, &contents.index, (contents.end, contents.damaged))
     });
-    let bytes = *sealed.as_ref().unwrap_or(&len);
+    let (bytes, is_sealed) = (*sealed.as_ref().unwrap_or(&len), sealed.is_ok());
     // Without an index it is scanned again at the next start.
     engine.note(sealed.map(drop));
-    bytes
+    (bytes, is_sealed)
 }
 
 /// The records of a segment that wait, with their ordinals.

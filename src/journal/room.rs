@@ -21,7 +21,8 @@ const MAX_SET_ASIDE: usize = 4;
 /// The folder they are kept in.
 pub(super) const DAMAGED: &str = "damaged";
 
-const NEW_ENDS: &str = "ends.new";
+/// The ending of files that are to replace others; of a crash, they are left over.
+pub(super) const NEW: &str = ".new";
 
 impl Engine {
     /// Makes every end durable.
@@ -45,6 +46,9 @@ impl Engine {
     fn flush_ends_of(&mut self, base: u64) -> io::Result<()> {
         let Some(segment) = self.segments.get_mut(&base) else { return Ok(()) };
         let Some(ends) = &mut segment.ends else { return self.rewrite_ends(base) };
+        if segment.fresh.is_empty() && !segment.is_unsynced {
+            return Ok(());
+        }
         segment.fresh.sort_unstable();
         let before = ends.len;
         let done = ends.append(&ranges(segment.fresh.iter().copied())).and_then(|()| {
@@ -75,11 +79,13 @@ impl Engine {
     fn rewrite_ends(&mut self, base: u64) -> io::Result<()> {
         let shared = self.shared.clone();
         let storage = &*shared.storage;
-        let (from, to) = (self.path(NEW_ENDS), self.path(&ends_name(base)));
+        // A name nothing was ever written to, whatever became of the last try.
+        let from = self.path(&format!("{:032x}{NEW}", u128::from_le_bytes(storage.unique())));
+        let to = self.path(&ends_name(base));
         let Some(segment) = self.segments.get_mut(&base) else { return Ok(()) };
-        drop(storage.remove(&from));
-        let written = EndsFile::create(storage, &from, segment.identity, &segment.ended())?;
-        storage.rename(&from, &to)?;
+        let written = EndsFile::create(storage, &from, segment.identity, &segment.ended())
+            .and_then(|written| storage.rename(&from, &to).map(|()| written));
+        let written = written.inspect_err(|_| drop(storage.remove(&from)))?;
         storage.sync_dir(&shared.dir)?;
         segment.ends = Some(EndsFile::resume(storage.open(&to)?, segment.identity, written.len));
         segment.fresh.clear();
@@ -97,27 +103,29 @@ impl Engine {
         if done.is_empty() {
             return;
         }
-        let flushed = self.flush_ends();
-        let done = flushed.and_then(|()| done.into_iter().try_for_each(|base| self.remove_segment(base)));
-        if done.is_err() {
-            self.pause_from(now);
+        // One whose ends cannot be written must not keep the others: they may be what fills the disk.
+        for base in done {
+            let removed = self.flush_ends_of(base).and_then(|()| self.remove_segment(base));
+            if removed.is_err() {
+                self.pause_from(now);
+            }
+            self.note(removed);
         }
-        self.note(done);
         self.merge_notes();
     }
 
     fn remove_segment(&mut self, base: u64) -> io::Result<()> {
+        let path = self.path(&segment_name(base));
         let Some(segment) = self.segments.get_mut(&base) else { return Ok(()) };
         let covers = segment.covers();
-        let Some(ends) = &mut segment.ends else { return self.rewrite_ends(base) };
-        if let Err(error) = ends.append_note(&covers).and_then(|()| ends.sync()) {
+        let Some(ends) = &mut segment.ends else { return Ok(()) };
+        if let Err(error) = ends.note(&covers) {
             segment.ends = None;
             return Err(error);
         }
+        self.counts.syncs += 1;
         let note = Note { identity: segment.identity, covers, len: ends.len };
         let is_damaged = segment.is_damaged | lock(&self.shared.table).damaged_segments.remove(&base);
-        self.counts.syncs += 1;
-        let path = self.path(&segment_name(base));
         if is_damaged {
             let kept = keep_damaged(self, &path);
             self.counts.damage.set_aside += u64::from(kept);
@@ -157,8 +165,7 @@ impl Engine {
         let Some(note) = self.notes.get_mut(&base) else { return Ok(()) };
         let file = self.shared.storage.open(&path)?;
         let mut ends = EndsFile::resume(file, note.identity, note.len);
-        ends.append_note(&covers)?;
-        ends.sync()?;
+        ends.note(&covers)?;
         (note.covers, note.len) = (covers, ends.len);
         self.counts.syncs += 1;
         Ok(())
@@ -209,7 +216,12 @@ impl Engine {
         let path = self.path(RESERVE);
         let storage = self.shared.storage.clone();
         drop(storage.remove(&path));
-        let made = storage.create(&path).and_then(|file| file.allocate(self.shared.options.segment_size));
+        let size = self.shared.options.segment_size;
+        let made = storage.create(&path).and_then(|file| {
+            file.allocate(size)?;
+            file.sync()?;
+            storage.sync_dir(&self.shared.dir)
+        });
         match &made {
             Ok(()) => self.has_reserve = true,
             Err(_) => drop(storage.remove(&path)),

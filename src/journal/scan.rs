@@ -24,6 +24,8 @@ pub(super) struct Contents {
     pub(super) damaged: u32,
     /// Everything before this sequence number had been synced: what of it is missing was damaged.
     pub(super) floor: u64,
+    /// The first entry behind one that is missing and was never acknowledged, unlike, perhaps, this one.
+    pub(super) gap: Option<usize>,
     pub(super) is_sealed: bool,
     /// Its header was damaged; the identity comes from elsewhere.
     pub(super) is_headless: bool,
@@ -43,69 +45,69 @@ pub(super) enum Unreadable {
     Newer(u32),
     /// Without its identity no record of it can be checked.
     Nothing,
-    /// The disk failed.
-    Disk,
+    /// The file does not say how long it is.
+    Disk(io::Error),
 }
 
-impl From<io::Error> for Unreadable {
-    fn from(_: io::Error) -> Self {
-        Self::Disk
-    }
-}
-
-/// Reads the segment in `file`; `known` is its identity if another file says it.
+/// Reads the segment in `file`; `known` is its identity if another file says it. What the disk does not give
+/// is damage like any other: one bad block must not hide the rest.
 pub(super) fn read(file: &dyn StoredFile, known: Option<Identity>) -> Result<Contents, Unreadable> {
-    let len = file.size()?;
+    let len = file.size().map_err(Unreadable::Disk)?;
     let mut header = [0; SEGMENT_HEADER];
-    let filled = read_full(file, &mut header, 0)?;
+    let filled = read_full(file, &mut header, 0).unwrap_or(0);
     let own = match Identity::decode(&header[..filled], SEGMENT_MAGIC) {
         Err(BadHeader::Newer(version)) => return Err(Unreadable::Newer(version)),
         other => other.ok(),
     };
-    let trailer = trailer(file, len)?.filter(|trailer| own.is_none_or(|own| own == trailer.identity));
+    let trailer = trailer(file, len).filter(|trailer| own.is_none_or(|own| own == trailer.identity));
     let identity = own.or(trailer.map(|trailer| trailer.identity)).or(known).ok_or(Unreadable::Nothing)?;
     let is_headless = own.is_none();
     if let Some(trailer) = trailer
-        && let Some((index, end)) = sealed_index(file, len, &trailer)?
+        && let Some((index, end)) = sealed_index(file, len, &trailer)
     {
         let floor = identity.base + index.entries.last().map_or(0, |entry| u64::from(entry.ordinal) + 1);
         let damaged = trailer.damaged;
-        return Ok(Contents { identity, index, end, damaged, floor, is_sealed: true, is_headless });
+        return Ok(Contents {
+            identity,
+            index,
+            end,
+            damaged,
+            floor,
+            gap: None,
+            is_sealed: true,
+            is_headless,
+        });
     }
     let mut scan = Scan::new(file, len, identity);
-    scan.run()?;
+    scan.run();
+    let gap = scan.look_at_the_last_write();
     let Scan { index, end, damaged, floor, .. } = scan;
-    Ok(Contents { identity, index, end, damaged, floor, is_sealed: false, is_headless })
+    Ok(Contents { identity, index, end, damaged, floor, gap, is_sealed: false, is_headless })
 }
 
-fn trailer(file: &dyn StoredFile, len: u64) -> io::Result<Option<Trailer>> {
-    let Some(at) = len.checked_sub(TRAILER as u64) else { return Ok(None) };
+fn trailer(file: &dyn StoredFile, len: u64) -> Option<Trailer> {
     let mut bytes = [0; TRAILER];
-    let filled = read_full(file, &mut bytes, at)?;
-    Ok(Trailer::decode(&bytes[..filled]))
+    let filled = read_full(file, &mut bytes, len.checked_sub(TRAILER as u64)?).ok()?;
+    Trailer::decode(&bytes[..filled])
 }
 
 /// The index of a sealed segment and where the records before it end; nothing if it is damaged.
-fn sealed_index(file: &dyn StoredFile, len: u64, trailer: &Trailer) -> io::Result<Option<(Index, u64)>> {
-    let behind = u64::from(trailer.index_len) + TRAILER as u64;
-    let Some(start) = len.checked_sub(behind).filter(|start| *start >= SEGMENT_HEADER as u64) else {
-        return Ok(None);
-    };
+fn sealed_index(file: &dyn StoredFile, len: u64, trailer: &Trailer) -> Option<(Index, u64)> {
+    let start = len.checked_sub(u64::from(trailer.index_len) + TRAILER as u64)?;
+    if start < SEGMENT_HEADER as u64 {
+        return None;
+    }
     let mut bytes = vec![0; trailer.index_len as usize];
-    if read_full(file, &mut bytes, start)? < bytes.len() {
-        return Ok(None);
+    let is_whole = read_full(file, &mut bytes, start).ok()? == bytes.len();
+    if !is_whole || crc32c::crc32c_append(trailer.identity.seed(), &bytes) != trailer.index_crc {
+        return None;
     }
-    if crc32c::crc32c_append(trailer.identity.seed(), &bytes) != trailer.index_crc {
-        return Ok(None);
-    }
+    let index = Index::decode(&bytes)?;
     let fits = |entry: &Entry| {
         entry.len as usize > RECORD_HEADER && u64::from(entry.offset) + u64::from(entry.len) <= start
     };
-    let Some(index) = Index::decode(&bytes).filter(|index| index.entries.iter().all(fits)) else {
-        return Ok(None);
-    };
     let is_ordered = index.entries.windows(2).all(|pair| pair[0].ordinal < pair[1].ordinal);
-    Ok(is_ordered.then_some((index, start)))
+    (is_ordered && index.entries.iter().all(fits)).then_some((index, start))
 }
 
 /// How many times the length of a file may be read for checksums that turn out wrong: hostile bytes could
@@ -141,10 +143,10 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn run(&mut self) -> io::Result<()> {
+    fn run(&mut self) {
         let (mut at, mut is_lost) = (self.end, false);
         while at + RECORD_HEADER as u64 <= self.window.len {
-            match self.record(at)? {
+            match self.record(at) {
                 Some(len) => {
                     self.damaged += u32::from(is_lost);
                     is_lost = false;
@@ -158,34 +160,50 @@ impl<'a> Scan<'a> {
                 }
             }
         }
-        Ok(())
+    }
+
+    /// Leaves out records of the last write whose names are missing: a power loss tore it, or nobody could say
+    /// whose they are. Finds the first record of the last write that is behind a missing one.
+    fn look_at_the_last_write(&mut self) -> Option<usize> {
+        let (base, floor) = (self.base, self.floor);
+        let is_synced = |entry: &Entry| base + u64::from(entry.ordinal) < floor;
+        let Index { entries, names } = &mut self.index;
+        let named = |number: u32| number == 0 || names.contains_key(&number);
+        let has_names = |entry: &Entry| {
+            names.contains_key(&entry.tenant) && named(entry.principal) && named(entry.revision)
+        };
+        entries.retain(|entry| is_synced(entry) || has_names(entry));
+        let synced = entries.iter().take_while(|entry| is_synced(entry)).count();
+        let behind = entries[synced..].iter().zip(floor..);
+        let gap = behind.take_while(|(entry, seq)| base + u64::from(entry.ordinal) == *seq).count() + synced;
+        (gap < entries.len()).then_some(gap)
     }
 
     /// Takes the record at `at` into the index; its length, or nothing if there is none.
-    fn record(&mut self, at: u64) -> io::Result<Option<u64>> {
-        let Some(header) = RecordHeader::decode(self.window.get(at, RECORD_HEADER)?) else { return Ok(None) };
+    fn record(&mut self, at: u64) -> Option<u64> {
+        let header = RecordHeader::decode(self.window.get(at, RECORD_HEADER))?;
         let len = u64::from(header.len);
         let most = self.window.len / RECORD_HEADER as u64;
         let is_in_order = header.seq >= self.next && header.seq - self.next <= most;
         if !is_in_order || at + len > self.window.len {
-            return Ok(None);
+            return None;
         }
-        let bytes = self.window.get(at, header.len as usize)?;
+        let bytes = self.window.get(at, header.len as usize);
         if !is_intact(self.seed, bytes) {
             self.vain = self.vain.saturating_sub(len);
-            return Ok(None);
+            return None;
         }
         if header.kind == KIND_NAME {
             if let Ok(name) = std::str::from_utf8(&bytes[RECORD_HEADER..]) {
                 self.index.names.insert(header.tenant, name.into());
             }
         } else {
-            let Ok(offset) = u32::try_from(at) else { return Ok(None) };
+            let offset = u32::try_from(at).ok()?;
             self.index.entries.push(Entry::new(&header, self.base, offset));
             self.next = header.seq + 1;
         }
         self.floor = self.floor.max(header.seq.saturating_sub(u64::from(header.back)));
-        Ok(Some(len))
+        Some(len)
     }
 }
 
@@ -201,17 +219,31 @@ struct Window<'a> {
 }
 
 impl Window<'_> {
-    /// `len` bytes at `at`, which lie within the file; fewer if the file got shorter.
-    fn get(&mut self, at: u64, len: usize) -> io::Result<&[u8]> {
+    /// `len` bytes at `at`, which lie within the file; zeros for what the disk does not give.
+    fn get(&mut self, at: u64, len: usize) -> &[u8] {
         let is_here = at >= self.start && at + len as u64 <= self.start + self.bytes.len() as u64;
         if !is_here {
             let size = (self.len - at).min(len.max(WINDOW) as u64) as usize;
+            self.bytes.clear();
             self.bytes.resize(size, 0);
             self.start = at;
-            let filled = read_full(self.file, &mut self.bytes, at)?;
-            self.bytes.truncate(filled);
+            if read_full(self.file, &mut self.bytes, at).is_err() {
+                self.salvage(at);
+            }
         }
         let from = (at - self.start) as usize;
-        Ok(self.bytes.get(from..from + len).unwrap_or_default())
+        self.bytes.get(from..from + len).unwrap_or_default()
+    }
+
+    /// Reads block by block what cannot be read at once.
+    fn salvage(&mut self, at: u64) {
+        for (number, block) in self.bytes.chunks_mut(BLOCK).enumerate() {
+            if read_full(self.file, block, at + (number * BLOCK) as u64).is_err() {
+                block.fill(0);
+            }
+        }
     }
 }
+
+/// What a disk loses at once.
+const BLOCK: usize = 4 << 10;

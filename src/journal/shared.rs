@@ -189,14 +189,26 @@ impl Shared {
 
     /// Reads a record and checks it.
     pub(super) fn read(&self, place: Place) -> Result<Bytes, ReadError> {
-        let Some(Moved { place, .. }) = lock(&self.table).find(place) else { return Err(ReadError::Ended) };
-        let read = self.read_record(place);
-        match &read {
-            Err(ReadError::Damaged) => self.note_damage(place),
-            Err(ReadError::Disk(_)) => _ = self.failed_reads.fetch_add(1, Ordering::Relaxed),
-            _ => {}
+        let find = || lock(&self.table).find(place).map(|moved| moved.place).ok_or(ReadError::Ended);
+        let mut now = find()?;
+        loop {
+            let error = match self.read_record(now) {
+                Ok((_, payload)) => return Ok(payload),
+                Err(error) => error,
+            };
+            // It may have been moved meanwhile, and its segment removed.
+            let again = find()?;
+            if again != now {
+                now = again;
+                continue;
+            }
+            match &error {
+                ReadError::Damaged => self.note_damage(now),
+                ReadError::Disk(_) => _ = self.failed_reads.fetch_add(1, Ordering::Relaxed),
+                ReadError::Ended | ReadError::Closed => {}
+            }
+            return Err(error);
         }
-        Ok(read?.1)
     }
 
     fn note_damage(&self, place: Place) {

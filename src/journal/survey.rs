@@ -29,8 +29,6 @@ pub(super) enum State {
     Gone,
     /// Nothing in it can be read.
     Lost,
-    /// The disk would not say.
-    Unreadable,
 }
 
 impl Found {
@@ -47,13 +45,10 @@ impl Found {
         self.contents().map(|contents| contents.identity.follows).or(of_ends)
     }
 
-    /// It was removed when it was done with.
-    pub(super) fn is_note(&self) -> bool {
-        self.note().is_some() && matches!(self.contents, State::Gone)
-    }
-
-    pub(super) fn note(&self) -> Option<&Range<u64>> {
-        self.ends.as_ref().and_then(|ends| ends.note.as_ref())
+    /// It should be there and is not. Of one whose ends cannot be read either nobody knows: most likely it
+    /// was removed when it was done with.
+    pub(super) fn is_missing(&self) -> bool {
+        self.ends.is_some() && self.note().is_none() && matches!(self.contents, State::Gone)
     }
 }
 
@@ -63,6 +58,8 @@ pub(super) struct Survey {
     pub(super) found: Vec<Found>,
     /// Files of dead letters, with their lengths and how many letters they hold.
     pub(super) dead: Vec<(u64, u64, u64)>,
+    /// Files a crash left half done.
+    pub(super) left_over: Vec<String>,
     /// The length of the reserve.
     pub(super) reserve: Option<u64>,
 }
@@ -70,7 +67,7 @@ pub(super) struct Survey {
 /// Reads the directory.
 ///
 /// # Errors
-/// It cannot be listed, or a newer build wrote a segment.
+/// It cannot be listed, a file in it cannot be opened, or a newer build wrote a segment.
 pub(super) fn survey(storage: &dyn Storage, dir: &Path) -> Result<Survey, OpenError> {
     let disk = |error| OpenError::Disk { path: dir.to_owned(), error };
     let mut survey = Survey::default();
@@ -98,6 +95,8 @@ pub(super) fn survey(storage: &dyn Storage, dir: &Path) -> Result<Survey, OpenEr
         let letters = letters.and_then(|file| scan::read(&*file, None).ok());
         survey.dead.push((number, len, letters.map_or(0, |contents| contents.index.entries.len() as u64)));
     }
+    let is_new = |name: &&String| name.ends_with(super::room::NEW);
+    survey.left_over = files.iter().map(|(name, _)| name).filter(is_new).cloned().collect();
     survey.reserve = files.iter().find(|(name, _)| name == super::engine::RESERVE).map(|(_, len)| *len);
     Ok(survey)
 }
@@ -122,12 +121,12 @@ fn read_segment(
     let read = match storage.open(path) {
         Ok(file) => scan::read(&*file, known),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::Gone),
-        Err(_) => Err(Unreadable::Disk),
+        Err(error) => Err(Unreadable::Disk(error)),
     };
     match read {
         Ok(contents) if contents.identity.base == base => Ok(State::Read(contents)),
         Ok(_) | Err(Unreadable::Nothing) => Ok(State::Lost),
-        Err(Unreadable::Disk) => Ok(State::Unreadable),
+        Err(Unreadable::Disk(error)) => Err(OpenError::Disk { path: path.to_owned(), error }),
         Err(Unreadable::Newer(version)) => Err(OpenError::Newer { path: path.to_owned(), version }),
     }
 }

@@ -1,5 +1,11 @@
 //! Tests of the journal: on the real disk here, on simulated ones in the modules below.
 
+mod damage;
+mod disk;
+mod life;
+mod memory;
+mod power;
+
 use std::time::Duration;
 
 use bytes::Bytes;
