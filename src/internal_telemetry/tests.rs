@@ -55,6 +55,7 @@ pub(super) fn busy(rule: &str) -> Telemetry {
     telemetry.models().count(&tenant, ("ranker", "7"), 20, 1);
     telemetry.policies().loaded("7", "ab12", Duration::from_millis(3));
     telemetry.watch_tasks(&crate::tasks::Scope::root("test"));
+    telemetry.kubernetes_watch("configmaps").failures.add(1);
     telemetry.watch_tls("receiver/otlp", || TlsReading { failed_reloads: 2, not_after: Some(1) });
     telemetry
 }
