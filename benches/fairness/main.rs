@@ -14,14 +14,15 @@ mod scene;
 mod support;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Parser;
 use mimalloc::MiMalloc;
 use scene::{Outcome, SlowSink, Tenant, collector_yaml, exporter, policies};
+use support::arguments::Usual;
 use support::figures::{Bound, Figure, median, quantile};
-use support::tollgate::{self, Tollgate};
+use support::tollgate::Tollgate;
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
@@ -47,37 +48,24 @@ const TENANTS: [usize; 3] = [1, 100, 5_000];
 struct Args {
     #[command(subcommand)]
     role: Option<support::Role>,
-    /// Said by `cargo bench`; without it (`cargo test --benches`) nothing is measured.
-    #[arg(long, hide = true)]
-    bench: bool,
-    /// The same: this benchmark is always short.
-    #[arg(long)]
-    quick: bool,
-    /// Prints a line for each figure that is owed.
-    #[arg(long)]
-    figures: bool,
-    /// Another build of Tollgate to measure.
-    #[arg(long, default_value = tollgate::BINARY)]
-    tollgate: PathBuf,
+    #[command(flatten)]
+    usual: Usual,
 }
 
 fn main() {
     let args = Args::parse();
     match args.role {
         Some(role) => role.play(),
-        None if args.bench => measure(&args),
-        None => println!("nothing is measured without --bench; see cargo bench"),
+        None => args.usual.measure(|| measure(&args)),
     }
 }
 
 fn measure(args: &Args) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let mut figures = runtime.block_on(noisy_neighbour(&args.tollgate));
-    figures.extend(runtime.block_on(dead_exporter(&args.tollgate)));
-    figures.extend(runtime.block_on(many_tenants(&args.tollgate)));
-    if args.figures {
-        figures.iter().for_each(|figure| println!("{figure}"));
-    }
+    let mut figures = runtime.block_on(noisy_neighbour(&args.usual.tollgate));
+    figures.extend(runtime.block_on(dead_exporter(&args.usual.tollgate)));
+    figures.extend(runtime.block_on(many_tenants(&args.usual.tollgate)));
+    args.usual.print(&figures);
 }
 
 fn figure(name: &str, value: f64, bound: Bound) -> Figure {

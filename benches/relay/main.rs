@@ -18,15 +18,15 @@ mod support;
 mod variants;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
 use measure::{Outcome, Shape, Trial};
 use mimalloc::MiMalloc;
+use support::arguments::Usual;
 use support::figures::{Bound, Figure, median};
 use support::sink::Sink;
-use support::tollgate::{self, ConfigMap, Destination, Setup};
+use support::tollgate::{ConfigMap, Destination, Setup};
 use variants::Variant;
 
 #[global_allocator]
@@ -47,15 +47,8 @@ const QUEUE_RSS_PER_BYTE: f64 = 1.15;
 struct Args {
     #[command(subcommand)]
     role: Option<RelayRole>,
-    /// Said by `cargo bench`; without it (`cargo test --benches`) nothing is measured.
-    #[arg(long, hide = true)]
-    bench: bool,
-    /// Shorter trials: all within a minute.
-    #[arg(long)]
-    quick: bool,
-    /// Prints a line for each figure that is owed.
-    #[arg(long)]
-    figures: bool,
+    #[command(flatten)]
+    usual: Usual,
     /// Spans a request.
     #[arg(long, value_delimiter = ',', default_values_t = BOUNDS.map(|(spans, ..)| spans))]
     sizes: Vec<usize>,
@@ -70,9 +63,6 @@ struct Args {
     seconds: Option<f64>,
     #[command(flatten)]
     shape: Shape,
-    /// Another build of Tollgate to measure.
-    #[arg(long, default_value = tollgate::BINARY)]
-    tollgate: PathBuf,
 }
 
 /// Which actor this process is; without one it is the benchmark itself.
@@ -100,8 +90,7 @@ fn main() {
         Some(RelayRole::Shared(role)) => role.play(),
         Some(RelayRole::Raw { sink }) => support::program::play(raw::serve(sink)),
         Some(RelayRole::Prost { sink }) => support::program::play(prost::serve(sink)),
-        None if args.bench => compare(&args),
-        None => println!("nothing is measured without --bench; see cargo bench"),
+        None => args.usual.measure(|| compare(&args)),
     }
 }
 
@@ -110,9 +99,9 @@ fn compare(args: &Args) {
     let policies = policies.file();
     let mut sink = Sink::start();
     let destination = Destination::Sink(sink.address);
-    let tollgate = Setup { binary: &args.tollgate, destination, policies: &policies };
-    let rounds = args.rounds.unwrap_or(if args.quick { 3 } else { 5 });
-    let seconds = args.seconds.unwrap_or(if args.quick { 0.8 } else { 3.0 });
+    let tollgate = Setup { binary: &args.usual.tollgate, destination, policies: &policies };
+    let rounds = args.rounds.unwrap_or(if args.usual.quick { 3 } else { 5 });
+    let seconds = args.seconds.unwrap_or(if args.usual.quick { 0.8 } else { 3.0 });
     println!("{rounds} rounds of {seconds} s; medians; CPU is user and system time of the relay alone");
     println!("spans/request variant     CPU s/M spans     spans/s   p50 ms   p99 ms  peak MiB  busy %");
     let (mut lines, mut figures) = (Vec::new(), Vec::new());
@@ -134,9 +123,7 @@ fn compare(args: &Args) {
         figures.extend(tenancy.tenancy_figures());
         figures.extend(memory_figures(tollgate, args.shape));
     }
-    if args.figures {
-        figures.iter().for_each(|figure| println!("{figure}"));
-    }
+    args.usual.print(&figures);
 }
 
 /// Measures what Tollgate holds; owed are the figures with the usual request of 100 spans.

@@ -10,16 +10,16 @@
 #[allow(dead_code, reason = "shared; each benchmark uses a part")]
 mod support;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
 use mimalloc::MiMalloc;
 use support::PATIENCE;
+use support::arguments::Usual;
 use support::figures::{Bound, Figure, median, quantile};
 use support::load::{ANY_FRAME, Args as LoadArgs, Load, Phase};
 use support::sink::Sink;
-use support::tollgate::{self, ConfigMap, Destination, Setup, Tollgate};
+use support::tollgate::{ConfigMap, Destination, Setup, Tollgate};
 use tokio::time::Instant;
 
 #[global_allocator]
@@ -38,26 +38,15 @@ const LOAD: Duration = Duration::from_secs(600);
 struct Args {
     #[command(subcommand)]
     role: Option<support::Role>,
-    /// Said by `cargo bench`; without it (`cargo test --benches`) nothing is measured.
-    #[arg(long, hide = true)]
-    bench: bool,
-    /// The same: this benchmark is always short.
-    #[arg(long)]
-    quick: bool,
-    /// Prints a line for each figure that is owed.
-    #[arg(long)]
-    figures: bool,
-    /// Another build of Tollgate to measure.
-    #[arg(long, default_value = tollgate::BINARY)]
-    tollgate: PathBuf,
+    #[command(flatten)]
+    usual: Usual,
 }
 
 fn main() {
     let args = Args::parse();
     match args.role {
         Some(role) => role.play(),
-        None if args.bench => measure(&args),
-        None => println!("nothing is measured without --bench; see cargo bench"),
+        None => args.usual.measure(|| measure(&args)),
     }
 }
 
@@ -66,7 +55,7 @@ fn measure(args: &Args) {
     let mut sink = Sink::start();
     let policies = map.file();
     let destination = Destination::Sink(sink.address);
-    let tollgate = Tollgate::start(Setup { binary: &args.tollgate, destination, policies: &policies });
+    let tollgate = Tollgate::start(Setup { binary: &args.usual.tollgate, destination, policies: &policies });
     let mut load = Load::start(LoadArgs {
         target: tollgate.otlp,
         spans: 100,
@@ -91,12 +80,12 @@ fn measure(args: &Args) {
     println!("{} requests refused, {} without an answer", report.refused, report.failed);
     let lost = accepted.abs_diff(arrived) as f64;
     let refused = (report.refused + report.failed) as f64;
-    if args.figures {
-        let named = |name: &str, value, bound| Figure { name: format!("reload.{name}"), value, bound };
-        println!("{}", named("median_ms", p50, Bound::AtMost(MEDIAN_MS)));
-        println!("{}", named("lost", lost, Bound::AtMost(0.0)));
-        println!("{}", named("refused", refused, Bound::AtMost(0.0)));
-    }
+    let named = |name: &str, value, bound| Figure { name: format!("reload.{name}"), value, bound };
+    args.usual.print(&[
+        named("median_ms", p50, Bound::AtMost(MEDIAN_MS)),
+        named("lost", lost, Bound::AtMost(0.0)),
+        named("refused", refused, Bound::AtMost(0.0)),
+    ]);
     assert!(report.accepted > 0, "nothing was accepted: {report:?}");
     assert!(lost + refused == 0.0, "a reload refuses and loses nothing");
 }

@@ -10,6 +10,7 @@
 //!     └──────────────── the benchmark ────────────────────┘
 //! ```
 
+pub(crate) mod arguments;
 pub(crate) mod figures;
 pub(crate) mod http2;
 pub(crate) mod load;

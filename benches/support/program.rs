@@ -53,10 +53,16 @@ impl Program {
         (program, ready)
     }
 
-    /// Starts a program that is not one of ours, with what it says on standard error.
-    pub(crate) fn guarded(name: &str, program: &Path, arguments: &[OsString]) -> Self {
+    /// Starts a program that is not one of ours, with what it says on standard error and with variables in its
+    /// environment.
+    pub(crate) fn guarded(
+        name: &str,
+        program: &Path,
+        arguments: &[OsString],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
-        command.arg("guard").arg(program).args(arguments);
+        command.arg("guard").arg(program).args(arguments).envs(environment.iter().copied());
         let mut guard = Self::start(name, command, Speaks::Both);
         guard.id = loop {
             let line = guard.next_line();

@@ -72,12 +72,22 @@ impl Tollgate {
 
     /// Starts one on one worker thread with a configuration that has a receiver `otlp` and the admin API.
     pub(crate) fn with_config(binary: &Path, config_text: &str, policies: &Path) -> Self {
+        Self::with_environment(binary, config_text, policies, &[])
+    }
+
+    /// The same, with variables in its environment.
+    pub(crate) fn with_environment(
+        binary: &Path,
+        config_text: &str,
+        policies: &Path,
+        environment: &[(&str, &str)],
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let config = folder.path().join("collector.yaml");
         std::fs::write(&config, config_text).expect("a writable temporary folder");
         let words = ["run", "--log-format=json", "--workers=1", "--config"].map(OsString::from);
         let files = [config.into(), "--policies".into(), policies.into()];
-        let mut program = Program::guarded("tollgate", binary, &[&words[..], &files].concat());
+        let mut program = Program::guarded("tollgate", binary, &[&words[..], &files].concat(), environment);
         let addresses = announced_addresses(&mut program);
         let address = |name: &str| match addresses.iter().find(|(known, _)| known == name) {
             Some((_, address)) => *address,

@@ -1,36 +1,9 @@
-//! Arbitrary bytes as a request, with an arbitrary script of edits.
-//!
-//! Fails if the walk takes what a decoder refuses or refuses what a decoder takes (limits aside), if a
-//! rewrite differs from the decoded model, or on any panic. The model is the one of the property tests.
-//!
-//! Input: signal, number of steps (up to 15), five bytes a step, then the request.
-
+//! `tests/parsers/otlp_protobuf.rs` says what holds.
 #![no_main]
 
-#[path = "../../src/otlp/model_tests/model.rs"]
-mod model;
+#[path = "../../tests/parsers/otlp_protobuf.rs"]
+mod otlp_protobuf;
 
-use libfuzzer_sys::fuzz_target;
-use model::{Reused, Step, check};
-use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
-use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use tollgate::otlp;
-
-fuzz_target!(|input: &[u8]| {
-    let [signal, steps, rest @ ..] = input else { return };
-    let Some((script, request)) = rest.split_at_checked(usize::from(steps % 16) * 5) else { return };
-    let (steps, _) = script.as_chunks::<5>();
-    let script: Vec<Step> = steps.iter().map(step).collect();
-    let mut reused = Reused::default();
-    let _taken_or_not = match signal % 3 {
-        0 => check::<ExportTraceServiceRequest>(request, &script, &mut reused),
-        1 => check::<ExportMetricsServiceRequest>(request, &script, &mut reused),
-        _ => check::<ExportLogsServiceRequest>(request, &script, &mut reused),
-    };
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    let _taken_or_not = otlp_protobuf::check(input);
 });
-
-fn step(bytes: &[u8; 5]) -> Step {
-    let [what, low, high, key, value] = *bytes;
-    Step { what, whom: u16::from_le_bytes([low, high]), key, value }
-}

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::readiness::Readiness;
 use super::server::{Answer, Handler, Question};
+use super::status::status;
 use crate::internal_telemetry::Telemetry;
 use crate::otlp::Signal;
 use crate::outcome::{Account, Books, DroppedReason, RefusedReason};
@@ -51,6 +52,9 @@ impl Api {
     fn answer(&self, question: &Question) -> Answer {
         match question.path() {
             "/" => Answer::text(200, self.page()),
+            "/v1/status" => {
+                Answer::json(200, &status(&self.telemetry.read(), self.readiness.state(), (self.revisions)()))
+            }
             "/v1/revisions" => Answer::json(200, &(self.revisions)()),
             "/v1/policies/effective" => self.effective(question),
             "/v1/tenants" => Answer::json(200, &self.tenants()),
@@ -121,7 +125,7 @@ impl Api {
                 }
             }
         }
-        page += "\n/v1/tenants\n/v1/revisions\n/v1/policies/effective?tenant=\n/debug/tasks\n";
+        page += "\n/v1/status\n/v1/tenants\n/v1/revisions\n/v1/policies/effective?tenant=\n/debug/tasks\n";
         page
     }
 }

@@ -8,6 +8,7 @@ mod api;
 mod health;
 mod readiness;
 mod server;
+mod status;
 
 use std::sync::Arc;
 

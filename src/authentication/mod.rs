@@ -19,6 +19,7 @@ mod fetch;
 pub(crate) mod fixtures;
 mod jwt;
 mod keyring;
+mod pod;
 mod service_account;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,8 @@ pub use keyring::BadKeySet;
 pub use walk::{Authenticating, Credentials};
 
 use crate::config::{Config, Extension};
+use crate::internal_telemetry::Telemetry;
+use crate::kubernetes::pods::{self, Pods};
 use crate::policies::{Plan, ProofSource};
 use crate::tasks::Scope;
 use crate::tls::TlsError;
@@ -52,6 +55,9 @@ const REMEMBERED: u64 = 20_000;
 const NEGATIVE: Duration = Duration::from_secs(5);
 /// How long a certificate's mapping is remembered; it changes with the revision only.
 const OF_CERTIFICATE: Duration = Duration::from_secs(300);
+
+/// The id of the watch of pods among the verifiers.
+const PODS: &str = "pods";
 
 /// Why a sender is not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -128,11 +134,13 @@ enum Verifier {
     Jwt(Arc<jwt::Jwt>),
     ApiKeys(Arc<api_keys::ApiKeys>),
     ServiceAccount(Arc<service_account::Reviewer>),
+    Pods(Pods),
 }
 
 impl Verifiers {
-    /// The verifiers a configuration runs; touches neither network nor disk.
-    pub fn prepare(config: &Config) -> Self {
+    /// The verifiers a configuration runs, `pods` among them if it watches any; touches neither network nor
+    /// disk.
+    pub fn prepare(config: &Config, pods: &Pods) -> Self {
         let verifier = |extension: &Extension| match extension {
             Extension::Jwt(keys) => Some(Verifier::Jwt(Arc::new(jwt::Jwt::new(keys)))),
             Extension::ApiKeys(keys) => Some(Verifier::ApiKeys(Arc::new(api_keys::ApiKeys::new(keys)))),
@@ -142,12 +150,15 @@ impl Verifiers {
             _ => None,
         };
         let running = config.running_by_id();
-        Self(Arc::new(running.filter_map(|(id, one)| Some((id.to_string(), verifier(one)?))).collect()))
+        let watched = pods::Settings::of(config).map(|_| (PODS.to_owned(), Verifier::Pods(pods.clone())));
+        let running = running.filter_map(|(id, one)| Some((id.to_string(), verifier(one)?)));
+        Self(Arc::new(running.chain(watched).collect()))
     }
 
     /// The ids of the verifiers a configuration runs.
     pub fn ids(config: &Config) -> Vec<String> {
-        let mut ids: Vec<String> = Self::prepare(config).0.keys().cloned().collect();
+        let unwatched = Pods::new(&Telemetry::detached());
+        let mut ids: Vec<String> = Self::prepare(config, &unwatched).0.keys().cloned().collect();
         ids.sort();
         ids
     }
@@ -162,6 +173,8 @@ impl Verifiers {
                 Verifier::Jwt(jwt) => jwt.start(scope).await,
                 Verifier::ApiKeys(keys) => keys.start(scope),
                 Verifier::ServiceAccount(reviewer) => reviewer.start(scope),
+                // There is one watch in the program, whatever configurations come and go.
+                Verifier::Pods(_) => Ok(()),
             };
             started.map_err(|error| (id.clone(), error))?;
         }
@@ -173,7 +186,7 @@ impl Verifiers {
         let mut headers = Vec::new();
         for source in &plan.identity.authenticate {
             let header = match (source, source.verifier().and_then(|id| self.0.get(id))) {
-                (ProofSource::Mtls { .. }, _) => continue,
+                (ProofSource::Mtls { .. } | ProofSource::Pod { .. }, _) => continue,
                 (_, Some(Verifier::ApiKeys(keys))) => keys.header().clone(),
                 _ => AUTHORIZATION,
             };

@@ -44,7 +44,10 @@ async fn gate(signer: &Signer, identity: &str) -> Gate {
     });
     let sources = [Source::new("c.yaml", config.to_string())];
     let config = Config::parse(&sources, &[], &|_| None).unwrap_or_else(|problems| panic!("{problems}")).0;
-    let verifiers = Verifiers::prepare(&config);
+    let verifiers = Verifiers::prepare(
+        &config,
+        &crate::kubernetes::pods::Pods::new(&crate::internal_telemetry::Telemetry::detached()),
+    );
     let scope = Scope::root("test");
     verifiers.start(&scope).await.unwrap();
     let text = format!("version: 1\nrules: []\nidentity: {identity}\n");
@@ -73,7 +76,7 @@ impl Gate {
         certificate: Option<PeerCertificate>,
     ) -> Result<(String, Option<String>), Unproven> {
         let (headers, certificate) = (headers(pairs), certificate.map(Arc::new));
-        let shown = Credentials { headers: &headers, certificate: certificate.as_ref() };
+        let shown = Credentials { headers: &headers, certificate: certificate.as_ref(), address: None };
         let caller = match self.verifiers.authenticate(&self.callers, &self.metrics, shown) {
             Authenticating::Ready(told) => told,
             Authenticating::Waiting(asked) => asked.await,

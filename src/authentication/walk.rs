@@ -5,6 +5,7 @@
 //! answers first.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,7 +17,7 @@ use super::jwt::{Jwt, Reading};
 use super::service_account::Reviewer;
 use super::{
     Caller, Callers, Key, Known, NEGATIVE, OF_CERTIFICATE, Proven, Unproven, Verdict, Verifier, Verifiers,
-    sha256,
+    pod, sha256,
 };
 use crate::identity::TenantId;
 use crate::internal_telemetry::{AuthenticationMetrics, AuthenticationOutcome as Outcome};
@@ -33,6 +34,8 @@ pub struct Credentials<'a> {
     pub headers: &'a HeaderMap,
     /// The certificate of the connection.
     pub certificate: Option<&'a Arc<PeerCertificate>>,
+    /// The address at its other end; absent on unix sockets.
+    pub address: Option<IpAddr>,
 }
 
 /// Who it is, or the wait for it.
@@ -44,7 +47,7 @@ pub enum Authenticating {
 }
 
 /// What one source says.
-enum Asked {
+pub(super) enum Asked {
     /// Nothing was presented that it looks at.
     Absent,
     Invalid,
@@ -83,9 +86,10 @@ impl Verifiers {
                     let (verifiers, callers, metrics) = (self.clone(), callers.clone(), metrics.clone());
                     let headers = credentials.headers.clone();
                     let certificate = credentials.certificate.cloned();
+                    let address = credentials.address;
                     return Authenticating::Waiting(Box::pin(async move {
                         let credentials =
-                            Credentials { headers: &headers, certificate: certificate.as_ref() };
+                            Credentials { headers: &headers, certificate: certificate.as_ref(), address };
                         verifiers.patiently(&callers, &metrics, (index, failed), credentials).await
                     }));
                 }
@@ -154,6 +158,9 @@ impl Verifiers {
                         }
                     }
                 })
+            }
+            (ProofSource::Pod { tenant }, Some(Verifier::Pods(pods))) => {
+                pod::ask(callers, index, (pods, tenant), shown.address)
             }
             // The policies want a verifier that this configuration, about to be replaced, does not run.
             _ => Asked::Unavailable,
@@ -261,7 +268,7 @@ fn of_name(name: &str, tenant: Option<&TenantPattern>, lifetime: Duration) -> Ve
 }
 
 impl Callers {
-    fn remembered(&self, key: Key, verdict: impl FnOnce() -> Verdict) -> Asked {
+    pub(super) fn remembered(&self, key: Key, verdict: impl FnOnce() -> Verdict) -> Asked {
         match self.known.get(&key) {
             Some(known) => known.into(),
             None => self.remember(key, verdict()),

@@ -6,6 +6,7 @@
 mod demo;
 mod demo_load;
 mod healthcheck;
+mod status;
 mod validate;
 
 use std::path::PathBuf;
@@ -39,6 +40,8 @@ enum Command {
     Schema(SchemaArguments),
     /// List the components of this build.
     Components,
+    /// Tell how a collector does, or with --fleet every pod: policies, queues, exporters; exit code 1 if not well.
+    Status(status::Arguments),
     /// Ask a health URL; exit code 0 if it answers that all is well, else 1.
     Healthcheck(healthcheck::Arguments),
 }
@@ -102,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Validate(validate) => validate::run(&validate),
         Command::Schema(schema) => print_schema(&schema),
         Command::Components => print_components(),
+        Command::Status(status) => status::run(&status),
         Command::Healthcheck(healthcheck) => healthcheck::run(&healthcheck),
     }
 }

@@ -50,7 +50,7 @@ fn is_zlib_header(first: u8, second: u8) -> bool {
 }
 
 fn only(frame: Frame, data: &[u8], output: &mut Output) -> Result<(), DecompressError> {
-    match inflate(frame, data, output)? {
+    match inflate(frame, data, output, |_| ())? {
         [] => Ok(()),
         _ => Err(Malformed),
     }
@@ -58,14 +58,11 @@ fn only(frame: Frame, data: &[u8], output: &mut Output) -> Result<(), Decompress
 
 /// Reads one gzip member and returns what follows it.
 fn member<'a>(data: &'a [u8], output: &mut Output) -> Result<&'a [u8], DecompressError> {
-    let start = output.filled;
-    let rest = inflate(Frame::Raw, after_header(data)?, output)?;
-    let (trailer, rest) = rest.split_at_checked(8).ok_or(Malformed)?;
-    let produced = &output.storage[start..output.filled];
     let mut crc = Crc::new();
-    crc.update(produced);
-    // The length is kept modulo 2^32 (RFC 1952 §2.3.1).
-    let expected = [crc.sum().to_le_bytes(), (produced.len() as u32).to_le_bytes()].concat();
+    let rest = inflate(Frame::Raw, after_header(data)?, output, |produced| crc.update(produced))?;
+    let (trailer, rest) = rest.split_at_checked(8).ok_or(Malformed)?;
+    // The length is kept modulo 2^32 (RFC 1952 §2.3.1), and so does the counter.
+    let expected = [crc.sum().to_le_bytes(), crc.amount().to_le_bytes()].concat();
     if trailer == expected { Ok(rest) } else { Err(Malformed) }
 }
 
@@ -93,8 +90,13 @@ fn after_header(data: &[u8]) -> Result<&[u8], DecompressError> {
     Ok(rest)
 }
 
-/// Reads one deflate stream and returns what follows it.
-fn inflate<'a>(frame: Frame, data: &'a [u8], output: &mut Output) -> Result<&'a [u8], DecompressError> {
+/// Reads one deflate stream and returns what follows it; `see` gets what comes out, piece by piece.
+fn inflate<'a>(
+    frame: Frame,
+    data: &'a [u8],
+    output: &mut Output,
+    mut see: impl FnMut(&[u8]),
+) -> Result<&'a [u8], DecompressError> {
     INFLATER.with_borrow_mut(|slot| {
         let decoder = slot.get_or_insert_with(|| Decompress::new(false));
         decoder.reset(frame == Frame::Zlib);
@@ -114,6 +116,7 @@ fn inflate<'a>(frame: Frame, data: &'a [u8], output: &mut Output) -> Result<&'a 
                 return Err(DecompressError::TooLarge { limit: output.limit });
             }
             output.advance(produced);
+            see(output.last(produced));
             match status {
                 Status::StreamEnd => return Ok(rest),
                 _ if taken == 0 && produced == 0 => return Err(Malformed),

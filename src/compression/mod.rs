@@ -73,7 +73,8 @@ pub enum DecompressError {
 
 /// A buffer that starts here costs nothing worth saving.
 const FIRST_BUFFER: usize = 16 * 1024;
-/// Larger working memory is given back after the message; most messages stay below.
+/// Working memory that is kept between messages, and the size of the pieces larger ones come in; most
+/// messages stay below.
 const KEPT_BUFFER: usize = 1024 * 1024;
 /// gzip members or zstd frames of one message. Block-wise writers put 64 KiB into one, so this is 256 MiB
 /// of theirs; without a limit 20 bytes of input would buy the set-up of a decoder each.
@@ -113,8 +114,10 @@ pub fn decompress(codec: Codec, data: &[u8], limit: usize) -> Result<Bytes, Deco
     })
 }
 
-/// What came out so far. The storage is initialised once and reused, so that no call pays for clearing it.
+/// What came out so far: full pieces, and the one that is being filled. The first piece is reused, so that
+/// no call pays for clearing it; what is larger grows by pieces, so that nothing is held twice.
 struct Output {
+    full: Vec<Vec<u8>>,
     storage: Vec<u8>,
     filled: usize,
     limit: usize,
@@ -126,29 +129,58 @@ impl Output {
     /// # Errors
     /// The limit is reached.
     fn space(&mut self) -> Result<&mut [u8], DecompressError> {
-        if self.filled == self.storage.len() || self.filled == self.limit {
-            self.grow()?;
+        let left = self.limit - self.before();
+        if self.filled == left {
+            return Err(DecompressError::TooLarge { limit: self.limit });
         }
-        let end = self.storage.len().min(self.limit);
+        if self.filled == self.storage.len() {
+            self.grow(left);
+        }
+        let end = self.storage.len().min(self.limit - self.before());
         Ok(&mut self.storage[self.filled..end])
     }
 
-    fn grow(&mut self) -> Result<(), DecompressError> {
-        if self.filled >= self.limit {
-            return Err(DecompressError::TooLarge { limit: self.limit });
+    fn grow(&mut self, left: usize) {
+        if self.filled < KEPT_BUFFER {
+            let size = (self.filled * 2).clamp(FIRST_BUFFER, KEPT_BUFFER).min(left);
+            return self.storage.resize(size, 0);
         }
-        let size = self.storage.len().saturating_mul(2).max(FIRST_BUFFER).min(self.limit);
-        self.storage.resize(size, 0);
-        Ok(())
+        let next = vec![0; KEPT_BUFFER.min(left - self.filled)];
+        self.full.push(std::mem::replace(&mut self.storage, next));
+        self.filled = 0;
+    }
+
+    /// Bytes in full pieces, all of one size.
+    fn before(&self) -> usize {
+        self.full.len() * KEPT_BUFFER
     }
 
     /// Whether nothing more may come out; a decoder then has to be at its end.
     fn is_full(&self) -> bool {
-        self.filled == self.limit
+        self.before() + self.filled == self.limit
     }
 
     fn advance(&mut self, produced: usize) {
         self.filled += produced;
+    }
+
+    /// The last bytes that came out, as many as `advance` was told.
+    fn last(&self, produced: usize) -> &[u8] {
+        &self.storage[self.filled - produced..self.filled]
+    }
+
+    /// All of it in one buffer of its size; the first piece is left behind for the next.
+    fn whole(self) -> (Bytes, Vec<u8>) {
+        if self.full.is_empty() {
+            return (Bytes::copy_from_slice(&self.storage[..self.filled]), self.storage);
+        }
+        let mut whole = Vec::with_capacity(self.before() + self.filled);
+        let mut pieces = self.full.into_iter();
+        let first = pieces.next().unwrap_or_default();
+        whole.extend_from_slice(&first);
+        pieces.for_each(|piece| whole.extend_from_slice(&piece));
+        whole.extend_from_slice(&self.storage[..self.filled]);
+        (whole.into(), first)
     }
 }
 
@@ -157,25 +189,23 @@ thread_local! {
     static DEFLATERS: RefCell<Deflaters> = const { RefCell::new(Deflaters { gzip: None, zlib: None }) };
 }
 
-/// Runs `work` on this thread's buffer and copies the result out, or hands the buffer over if it is large.
+/// Runs `work` on this thread's buffer and copies the result out.
 fn with_buffer<E>(limit: usize, work: impl FnOnce(&mut Output) -> Result<(), E>) -> Result<Bytes, E> {
     BUFFER.with_borrow_mut(|buffer| {
-        let mut output = Output { storage: std::mem::take(buffer), filled: 0, limit };
+        let mut output = Output { full: Vec::new(), storage: std::mem::take(buffer), filled: 0, limit };
         let worked = work(&mut output);
-        let Output { mut storage, filled, .. } = output;
-        let result = worked.map(|()| {
-            if storage.len() <= KEPT_BUFFER {
-                return Bytes::copy_from_slice(&storage[..filled]);
+        match worked {
+            Ok(()) => {
+                let (whole, first) = output.whole();
+                *buffer = first;
+                Ok(whole)
             }
-            let mut large = std::mem::take(&mut storage);
-            large.truncate(filled);
-            large.shrink_to_fit();
-            Bytes::from(large)
-        });
-        if storage.len() <= KEPT_BUFFER {
-            *buffer = storage;
+            Err(error) => {
+                let first = output.full.into_iter().next();
+                *buffer = first.unwrap_or(output.storage);
+                Err(error)
+            }
         }
-        result
     })
 }
 

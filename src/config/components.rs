@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use super::exporter::{self, Exporter};
 use super::extensions;
 use super::id::ComponentId;
+use super::pods;
 use super::processor::{self, Processor};
 use super::receiver;
 use super::storage::FileStorage;
@@ -43,6 +44,8 @@ pub enum Extension {
     ApiKeys(verifiers::ApiKeys),
     /// `service_account`: proves pods by their account's token.
     ServiceAccount(Box<verifiers::ServiceAccount>),
+    /// `pods`: knows pods by their addresses.
+    Pods(Box<pods::Pods>),
 }
 
 /// A type of component.
@@ -93,6 +96,9 @@ pub(super) const PROCESSORS: Section<Processor> = Section {
         kind!("probabilistic_sampler", processor::ProbabilisticSampler, Processor::ProbabilisticSampler),
         kind!("resource", processor::Resource, Processor::Resource),
         kind!("attributes", processor::Attributes, |keys| Processor::Attributes(Box::new(keys))),
+        kind!("k8s_attributes" or "k8sattributes", processor::K8sAttributes, |keys| {
+            Processor::K8sAttributes(Box::new(keys))
+        }),
         kind!("batch", processor::Batch, Processor::Batch),
     ],
 };
@@ -122,6 +128,7 @@ pub(super) const EXTENSIONS: Section<Extension> = Section {
         kind!("jwt", verifiers::Jwt, |keys| Extension::Jwt(Box::new(keys))),
         kind!("api_keys", verifiers::ApiKeys, Extension::ApiKeys),
         kind!("service_account", verifiers::ServiceAccount, |keys| Extension::ServiceAccount(Box::new(keys))),
+        kind!("pods", pods::Pods, |keys| Extension::Pods(Box::new(keys))),
         kind!("pprof", extensions::Pprof, Extension::Pprof),
     ],
 };
@@ -163,6 +170,7 @@ checked! {
     processor::Resource,
     processor::Attributes,
     processor::Batch,
+    processor::K8sAttributes,
     verifiers::Jwt,
     verifiers::ApiKeys,
     verifiers::ServiceAccount,
@@ -171,6 +179,12 @@ checked! {
 impl Body for FileStorage {
     fn findings(&self) -> Vec<(String, String, bool)> {
         self.check()
+    }
+}
+
+impl Body for pods::Pods {
+    fn findings(&self) -> Vec<(String, String, bool)> {
+        self.check().into_iter().map(|(at, problem)| (at.to_owned(), problem.to_string(), true)).collect()
     }
 }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 /// Where address and credentials come from; the Collector's `auth_type`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-unavailable" = ["none", "tls"]))]
 pub enum AuthType {
     /// The pod's own service account.
     #[default]

@@ -16,6 +16,7 @@ pub mod kubernetes;
 mod load;
 mod null;
 mod pipelines;
+pub mod pods;
 pub mod processor;
 pub mod receiver;
 mod reference;
@@ -139,6 +140,14 @@ impl Config {
         self.running_by_id().map(|(_, extension)| extension)
     }
 
+    /// The processors that some pipeline names.
+    pub fn used_processors(&self) -> impl Iterator<Item = (&ComponentId, &Processor)> {
+        let is_used = |id: &ComponentId| {
+            self.service.pipelines.values().any(|pipeline| pipeline.processors.contains(id))
+        };
+        self.processors.iter().filter(move |(id, _)| is_used(id))
+    }
+
     /// The extensions that run, in starting order.
     pub fn running_by_id(&self) -> impl Iterator<Item = (&ComponentId, &Extension)> {
         self.service.extensions.iter().filter_map(|id| Some((id, self.extensions.get(id)?)))
@@ -194,13 +203,15 @@ fn read(tree: &Node, problems: &mut Problems) -> Option<Config> {
     let storages =
         storage::Declared { exporters: &exporters, extensions: &extensions, service: service.as_ref() };
     storage::check_references(tree, &storages, problems);
-    Some(Config {
+    let config = Config {
         receivers: receivers.components,
         processors: processors.components,
         exporters: exporters.components,
         extensions: extensions.components,
         service: service?,
-    })
+    };
+    pods::check_together(&config, tree, problems);
+    Some(config)
 }
 
 #[cfg(test)]

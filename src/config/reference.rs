@@ -25,7 +25,7 @@ const HEAD: &str = "\
 ";
 
 /// What is written in place of a default: either the key needs a value, or a part that is off is shown.
-const INSTEAD: [(&str, &str); 17] = [
+const INSTEAD: [(&str, &str); 18] = [
     ("receivers.otlp.protocols.grpc", ON),
     ("receivers.otlp.protocols.http", ON),
     ("processors.memory_limiter.check_interval", "1s"),
@@ -45,9 +45,10 @@ const INSTEAD: [(&str, &str); 17] = [
     ("extensions.jwt.jwks_url", "https://issuer.example.com/.well-known/jwks.json"),
     ("extensions.api_keys.file", "api-keys"),
     ("extensions.service_account.audiences", "[tollgate]"),
+    ("extensions.pods.cluster_wide", "true"),
     (
         "service.extensions",
-        "[health_check, policies, admin, pprof, file_storage, jwt, api_keys, service_account]",
+        "[health_check, policies, admin, pprof, file_storage, jwt, api_keys, service_account, pods]",
     ),
 ];
 
@@ -57,15 +58,15 @@ const ON: &str = "on";
 const PIPELINES: &str = "
     traces:
       receivers: [otlp]
-      processors: [memory_limiter, tenant, sampling, probabilistic_sampler, resource, attributes, batch]
+      processors: [memory_limiter, k8s_attributes, tenant, sampling, probabilistic_sampler, resource, attributes, batch]
       exporters: [otlp_grpc, otlp_http, debug, file, nop]
     metrics:
       receivers: [otlp]
-      processors: [memory_limiter, tenant, resource, attributes, batch]
+      processors: [memory_limiter, k8s_attributes, tenant, resource, attributes, batch]
       exporters: [otlp_grpc]
     logs:
       receivers: [otlp]
-      processors: [memory_limiter, tenant, sampling, resource, attributes, batch]
+      processors: [memory_limiter, k8s_attributes, tenant, sampling, resource, attributes, batch]
       exporters: [otlp_grpc]
 ";
 

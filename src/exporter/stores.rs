@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
@@ -160,7 +160,9 @@ impl Stores {
             let owner = owners.entry(key).or_insert_with(|| directory.of_stored(&head.tenant, is_of_nobody));
             let (account, flow) = (owner.account.clone(), owner.flow.clone());
             let batch = Batch::recovered(head.signal, head.tenant, account, (head.items, bytes));
-            (batch.in_flow(flow), place)
+            let received = SystemTime::UNIX_EPOCH + Duration::from_nanos(head.received_unix_nanos);
+            let ago = SystemTime::now().duration_since(received).unwrap_or_default();
+            (batch.in_flow(flow).received(ago), place)
         };
         queue.recover(waiting.into_iter().map(batch));
         let folder = storage.folder.display();

@@ -146,6 +146,8 @@ define! {
         "Bytes that wait in the queue.";
     EXPORTER_QUEUE_CAPACITY_BYTES: Gauge "tollgate_exporter_queue_capacity_bytes" "By" ["exporter"]
         "Bytes the queue holds at most.";
+    EXPORTER_QUEUE_OLDEST_AGE: Gauge "tollgate_exporter_queue_oldest_age_seconds" "s" ["exporter"]
+        "How long the oldest batch that waits is in the queue; 0 if none waits.";
     EXPORTER_QUEUE_STORAGE: Gauge "tollgate_exporter_queue_storage" "1" ["exporter", "storage"]
         "Where what waits is kept: the id of a storage extension, or memory, where it is lost with the process. Always 1.";
     STORAGE_DISK_BYTES: Gauge "tollgate_storage_disk_bytes" "By" ["exporter"]
@@ -239,7 +241,19 @@ define! {
     KUBERNETES_WATCH_FAILURES: Counter "tollgate_kubernetes_watch_failures_total" "{failures}" ["resource"]
         "Lists and watches of the resource that failed or broke off.";
     AUTHENTICATIONS: Counter "tollgate_authentications_total" "{requests}" ["source", "outcome"]
-        "Requests by what proved their sender (mtls, jwt, service_account, api_key, anonymous) and outcome: accepted, invalid or unavailable.";
+        "Requests by what proved their sender (mtls, jwt, service_account, api_key, pod, anonymous) and outcome: accepted, invalid or unavailable.";
+    KUBERNETES_OBJECTS: Gauge "tollgate_kubernetes_objects" "{objects}" ["resource"]
+        "Pods or namespaces that are remembered, those that ended a moment ago included.";
+    KUBERNETES_LISTED: Gauge "tollgate_kubernetes_listed" "1" ["resource"]
+        "1 once a first list was had, 0 until then.";
+    KUBERNETES_LISTS: Counter "tollgate_kubernetes_lists_total" "{lists}" ["resource"]
+        "Lists that were read to their end: one at the start, one more whenever a watch cannot go on.";
+    PODS_LEFT_OUT: Counter "tollgate_pods_left_out_total" "{pods}" []
+        "Pods that were told about and not kept, because max_pods are.";
+    POD_LOOKUPS: Counter "tollgate_pod_lookups_total" "{requests}" ["used_for", "outcome"]
+        "Addresses of senders looked up, for identity or attributes, by outcome: found, unknown, ended, host_network, not_listed, newcomer or no_address.";
+    POD_MISMATCHES: Counter "tollgate_pod_mismatches_total" "{resources}" ["attribute"]
+        "Resources whose sender wrote an attribute that contradicts the pod at its address.";
     TLS_RELOAD_FAILURES: Counter "tollgate_tls_reload_failures_total" "{reloads}" ["component"]
         "Certificates or keys that changed on disk and could not be used; the old ones stay.";
     TLS_NOT_AFTER: Gauge "tollgate_tls_not_after_seconds" "s" ["component"]

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use super::WindowStalls;
 use super::storage::StorageWatch;
@@ -119,6 +120,39 @@ pub struct ExporterMetrics {
     pub tenants: TenantBytes,
     /// `tollgate_exporter_queue_storage` and `tollgate_storage_*`.
     pub storage: StorageWatch,
+    /// `tollgate_exporter_queue_oldest_age_seconds`.
+    pub oldest: OldestWait,
+}
+
+/// How long the oldest batch waits, asked for when somebody reads; of several queues the longest.
+#[derive(Clone, Default)]
+pub struct OldestWait(Arc<Mutex<Vec<Box<WaitOf>>>>);
+
+/// How long the oldest batch of one queue waits; `None` once the queue is gone.
+type WaitOf = dyn Fn() -> Option<Duration> + Send + Sync;
+
+impl OldestWait {
+    /// Asks `queue` from now on, until it answers `None`.
+    pub fn watch(&self, queue: impl Fn() -> Option<Duration> + Send + Sync + 'static) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(queue));
+    }
+
+    /// The wait now; zero if nothing waits.
+    pub fn read(&self) -> Duration {
+        let mut longest = Duration::ZERO;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|queue| {
+            let wait = queue();
+            longest = longest.max(wait.unwrap_or_default());
+            wait.is_some()
+        });
+        longest
+    }
+}
+
+impl std::fmt::Debug for OldestWait {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OldestWait")
+    }
 }
 
 /// Bytes by tenant, asked for when somebody reads; several queues of one exporter are added up.

@@ -12,6 +12,7 @@ pub mod logging;
 pub mod metrics;
 mod models;
 mod own_resource;
+mod pods;
 mod policies;
 pub mod push;
 mod reading;
@@ -38,6 +39,7 @@ pub use logging::LogFormat;
 pub use metrics::WatchMetrics;
 pub use models::ModelMetrics;
 pub use own_resource::OwnResource;
+pub use pods::{ListMetrics, LookupFor, LookupOutcome, PodMetrics, Watched};
 pub use policies::PoliciesMetrics;
 pub use sampling::{BudgetThreshold, Decision, RandomnessMetrics, RuleMetrics, SamplingMetrics};
 pub use stalls::{Progress, WindowStalls};
@@ -72,6 +74,7 @@ struct Inner {
     models: Arc<ModelMetrics>,
     policies: Arc<PoliciesMetrics>,
     authentication: Arc<AuthenticationMetrics>,
+    pods: Arc<PodMetrics>,
     watches: ById<&'static str, WatchMetrics>,
     requests_normalised: PerSignal<Counter>,
     cancellations: Cancellations,
@@ -101,6 +104,7 @@ impl Telemetry {
             models: Arc::default(),
             policies: Arc::default(),
             authentication: Arc::default(),
+            pods: Arc::default(),
             watches: ById::default(),
             requests_normalised: PerSignal::default(),
             cancellations: Cancellations::default(),
@@ -167,6 +171,11 @@ impl Telemetry {
     /// Who proved what.
     pub fn authentication(&self) -> &Arc<AuthenticationMetrics> {
         &self.0.authentication
+    }
+
+    /// What is known of pods.
+    pub fn pods(&self) -> &Arc<PodMetrics> {
+        &self.0.pods
     }
 
     /// How the watch of a resource of the API server goes: `configmaps`, `pods`.

@@ -28,6 +28,7 @@ pub(super) fn read(inner: &Inner) -> Families {
     inner.sampling.read(&mut families);
     inner.policies.read(&mut families);
     inner.authentication.read(&mut families);
+    inner.pods.read(&mut families);
     for (resource, metrics) in inner.watches.all() {
         families.add(&catalog::KUBERNETES_WATCH_UP, &[resource], metrics.up.get());
         families.add(&catalog::KUBERNETES_WATCH_FAILURES, &[resource], metrics.failures.get());
@@ -125,6 +126,8 @@ fn exporters(inner: &Inner, families: &mut Families) {
         if let Some(usage) = storages.values().flatten().next() {
             storage_of(id, usage, families);
         }
+        let oldest = metrics.oldest.read().as_secs_f64();
+        families.add(&catalog::EXPORTER_QUEUE_OLDEST_AGE, &[id], oldest);
     }
 }
 

@@ -54,9 +54,13 @@ pub(super) fn busy(rule: &str) -> Telemetry {
     account.add_trimmed(crate::outcome::Trimmed::Event, 1);
     telemetry.models().count(&tenant, ("ranker", "7"), 20, 1);
     telemetry.policies().loaded("7", "ab12", Duration::from_millis(3));
+    telemetry.kubernetes_watch("configmaps").up.set(1);
+    telemetry.pods().watch(super::Watched::Pods).start();
+    telemetry.pods().contradicted("k8s.pod.uid");
     telemetry.watch_tasks(&crate::tasks::Scope::root("test"));
     telemetry.kubernetes_watch("configmaps").failures.add(1);
     telemetry.watch_tls("receiver/otlp", || TlsReading { failed_reloads: 2, not_after: Some(1) });
+    telemetry.kubernetes_watch("configmaps").up.set(1);
     telemetry
 }
 

@@ -101,7 +101,7 @@ fn limits(survey: &Survey) -> Vec<Option<u64>> {
     for found in survey.found.iter().rev() {
         let own = found.contents().map(Contents::next).or(found.note().map(|note| note.end));
         limits.push(next_follows.or(own).or(found.follows()));
-        next_follows = found.follows().or(next_follows);
+        next_follows = found.starts().or(next_follows);
     }
     limits.reverse();
     limits

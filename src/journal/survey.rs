@@ -45,6 +45,15 @@ impl Found {
         self.contents().map(|contents| contents.identity.follows).or(of_ends)
     }
 
+    pub(super) fn note(&self) -> Option<&Range<u64>> {
+        self.ends.as_ref().and_then(|ends| ends.note.as_ref())
+    }
+
+    /// Where what it speaks for starts: records of older segments from here on do not count.
+    pub(super) fn starts(&self) -> Option<u64> {
+        self.note().map(|note| note.start).or(self.follows())
+    }
+
     /// It should be there and is not. Of one whose ends cannot be read either nobody knows: most likely it
     /// was removed when it was done with.
     pub(super) fn is_missing(&self) -> bool {

@@ -145,7 +145,8 @@ fn cut(text: &str, max: usize) -> String {
     if text.len() <= max {
         return text.to_owned();
     }
-    format!("{}{MORE}", &text[..text.floor_char_boundary(max - MORE.len())])
+    let end = (0..=max - MORE.len()).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    format!("{}{MORE}", &text[..end])
 }
 
 /// How many Events may be written now.

@@ -10,6 +10,7 @@
 mod client;
 mod config_map;
 mod events;
+pub mod pods;
 mod watch;
 
 pub use client::{ConnectError, REQUEST_TIMEOUT, connect};

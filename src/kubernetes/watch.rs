@@ -74,6 +74,7 @@ pub struct Watch<K> {
     client: Client,
     request: Request,
     fields: Option<String>,
+    labels: Option<String>,
     page: u32,
     lasts: Duration,
     metadata_only: bool,
@@ -101,6 +102,7 @@ where
             client,
             request: Request::new(path),
             fields: None,
+            labels: None,
             page: PAGE,
             lasts: LASTS,
             metadata_only: false,
@@ -116,6 +118,12 @@ where
         self
     }
 
+    /// Only what this label selector selects, for example `app=web`. Sent with every request.
+    pub fn labels(mut self, selector: impl Into<String>) -> Self {
+        self.labels = Some(selector.into());
+        self
+    }
+
     /// Asks for this many objects at a time; fewer need less memory while a list is read. Default: 500.
     pub fn page(mut self, objects: u32) -> Self {
         self.page = objects;
@@ -128,7 +136,7 @@ where
         self
     }
 
-    /// Asks for metadata only; `K` is a `PartialObjectMeta` then.
+    /// Asks for metadata only; `K` must need nothing else.
     pub fn metadata_only(mut self) -> Self {
         self.metadata_only = true;
         self
@@ -196,6 +204,7 @@ where
     async fn list(&mut self, next: Option<String>) -> Result<ObjectList<K>, Failure> {
         let params = ListParams {
             field_selector: self.fields.clone(),
+            label_selector: self.labels.clone(),
             limit: Some(self.page),
             continue_token: next,
             ..ListParams::default()
@@ -233,6 +242,7 @@ where
         let seconds = u32::try_from(self.lasts.as_secs().max(1)).unwrap_or(u32::MAX);
         let params = WatchParams {
             field_selector: self.fields.clone(),
+            label_selector: self.labels.clone(),
             timeout: Some(seconds),
             bookmarks: true,
             ..WatchParams::default()

@@ -6,7 +6,8 @@ pub struct Limits {
     /// The longest request, in bytes; above 1 GiB it counts as 1 GiB.
     pub max_bytes: usize,
     /// Estimated bytes the request would take decoded: its own length plus the size of every
-    /// repeated message. What one batch can do to the memory of those who decode it.
+    /// repeated message. What one batch can do to the memory of those who decode it; shorter requests
+    /// have less.
     pub decoded_budget: usize,
     /// Bytes the [`Index`](super::Index) may take beyond the length of what was read so far. What a
     /// request of very many very small items does to our own memory.
@@ -26,14 +27,19 @@ impl Limits {
     /// default message size of gRPC.
     pub(super) const ODD_BUDGET: usize = 16 << 20;
 
-    /// The limits that go with a message size: a decoded size of sixteen times as much, at least 64 MiB
-    /// (ordinary requests need three times); an index that has room for 150,000 items whatever their size,
+    /// What a request of this many bytes may be decoded: sixteen times as much, at least 64 MiB. Ordinary
+    /// requests need three times.
+    pub(super) fn decoded_budget_of(bytes: usize) -> usize {
+        const LEAST_BUDGET: usize = 64 << 20;
+        bytes.saturating_mul(16).max(LEAST_BUDGET)
+    }
+
+    /// The limits that go with a message size: what a request of that size may be decoded; an index that has room for 150,000 items whatever their size,
     /// and for as many as fit the message if each has at least 50 bytes (identifiers, times and a name); and
     /// the deepest nesting.
     pub fn for_message_size(max_bytes: usize) -> Self {
-        const LEAST_BUDGET: usize = 64 << 20;
         const LEAST_INDEX: usize = 12 << 20;
-        let decoded_budget = max_bytes.saturating_mul(16).max(LEAST_BUDGET);
+        let decoded_budget = Self::decoded_budget_of(max_bytes);
         // An item takes 80 bytes of index.
         let index_budget = (max_bytes / 50).saturating_mul(30).max(LEAST_INDEX);
         Self { max_bytes, decoded_budget, index_budget, max_depth: Self::MAX_DEPTH }

@@ -37,7 +37,7 @@ impl<'i, 'b> Walk<'i, 'b> {
             index,
             bytes,
             tally,
-            budget: limits.decoded_budget,
+            budget: limits.decoded_budget.min(Limits::decoded_budget_of(bytes.len())),
             noted: 0,
             index_budget: limits.index_budget,
             depth,

@@ -14,6 +14,7 @@ use crate::batch::{Batch, Origin};
 use crate::exporter::Exporter;
 use crate::internal_telemetry::AuthenticationMetrics;
 use crate::internal_telemetry::metrics::{Cancellations, Counter, ReceiverMetrics};
+use crate::kubernetes::pods::Pods;
 use crate::otlp::{Draft, Edits, Index, Limits, Malformed, Most, PerSignal};
 use crate::outcome::{RefusedReason, Trimmed};
 use crate::processor::{Stop, Work};
@@ -34,6 +35,8 @@ pub(super) struct Shared {
     pub(super) limits: Limits,
     pub(super) verifiers: Verifiers,
     pub(super) authentication: Arc<AuthenticationMetrics>,
+    /// None: no pods are watched.
+    pub(super) pods: Option<Pods>,
     pub(super) cancellations: Cancellations,
 }
 
@@ -127,7 +130,7 @@ impl Entrance {
             return Ok(Pass::default());
         }
         let claims = ClaimHeaders::copy(directory, arrival.headers);
-        Ok(Pass::ask(&Sender { directory, caller, claims: &claims }, arrival.announced)?)
+        Ok(Pass::ask(&Sender { directory, caller, claims: &claims, pod: None }, arrival.announced)?)
     }
 
     /// Tells who sends, before the body of a request is read, and which revision of the policies the request
@@ -147,7 +150,7 @@ impl Entrance {
 
     /// Of a request that did not come through a receiver.
     async fn admitted_unasked(&self) -> Result<Admitted, Refusal> {
-        let nothing = Credentials { headers: &http::HeaderMap::new(), certificate: None };
+        let nothing = Credentials { headers: &http::HeaderMap::new(), certificate: None, address: None };
         match self.authenticate(nothing) {
             Authentication::Ready(admitted) => admitted,
             Authentication::Waiting(asked) => asked.await,
@@ -179,6 +182,8 @@ impl Entrance {
         claims: &ClaimHeaders,
     ) -> Result<(u64, Deliveries, Admission), Refused> {
         let Admitted { directory, caller } = admitted;
+        let address = request.peer.map(|peer| peer.ip());
+        let pod = self.0.pods.as_ref().and_then(|pods| pods.connected(address));
         SCRATCH.with_borrow_mut(|Scratch { index, edits }| {
             let body = index
                 .read(request.signal, &request.body, &self.limits(request))
@@ -193,6 +198,7 @@ impl Entrance {
                     draft: Draft::new(index, &body, edits),
                     headers: &request.headers,
                     peer: request.peer,
+                    pod: pod.clone(),
                     directory,
                     caller,
                     claims,

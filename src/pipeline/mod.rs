@@ -22,9 +22,10 @@ use crate::config::{ComponentId, Config, PipelineId, Receiver, exporter, receive
 use crate::exporter::{Exporter, PrepareError, Storage};
 use crate::flow::Board;
 use crate::internal_telemetry::Telemetry;
+use crate::kubernetes::pods::{self, Pods};
 use crate::otlp::{Limits, PerSignal};
 use crate::processor::{
-    Attributes, Kind, MemoryLimiter, Probabilistic, Processor, Sampling, Stop, Tenancy, Work,
+    Attributes, Kind, MemoryLimiter, PodAttributes, Probabilistic, Processor, Sampling, Stop, Tenancy, Work,
 };
 use crate::sampling::Caps;
 use crate::sampling::probabilistic::BadSettings;
@@ -59,6 +60,17 @@ pub struct Graph {
     pub verifiers: Verifiers,
 }
 
+/// What outlives a configuration; clones are the same.
+#[derive(Debug, Clone)]
+pub struct Lasting {
+    /// Where requests find the policies in force.
+    pub directory: Arc<ArcSwap<Directory>>,
+    /// What sampling has spent under them.
+    pub caps: Arc<Caps>,
+    /// The pods that are known.
+    pub pods: Pods,
+}
+
 /// Why a configuration that reads well makes no graph.
 #[derive(Debug, thiserror::Error)]
 pub enum GraphError {
@@ -81,24 +93,21 @@ pub enum GraphError {
 }
 
 impl Graph {
-    /// Connects the components; `directory` is where requests find the policies in force, `caps` what
-    /// sampling has spent under them.
+    /// Connects the components to what outlives them.
     ///
     /// # Errors
     /// [`GraphError`]: the configuration must change.
-    pub fn prepare(
-        config: &Config,
-        telemetry: &Telemetry,
-        (directory, caps): (&Arc<ArcSwap<Directory>>, &Arc<Caps>),
-    ) -> Result<Self, GraphError> {
+    pub fn prepare(config: &Config, telemetry: &Telemetry, lasting: &Lasting) -> Result<Self, GraphError> {
+        let Lasting { directory, caps, pods } = lasting;
         let board = directory.load().table().board().clone();
         let (exporters, limiters) = (HashMap::new(), HashMap::new());
-        let mut builder = Builder { config, telemetry, board, caps, exporters, limiters };
+        let mut builder = Builder { config, telemetry, board, caps, pods, exporters, limiters };
         let mut pipelines: Vec<(&PipelineId, Arc<Pipeline>)> = Vec::new();
         for id in config.service.pipelines.keys() {
             pipelines.push((id, Arc::new(builder.pipeline(id)?)));
         }
-        let verifiers = Verifiers::prepare(config);
+        let verifiers = Verifiers::prepare(config, pods);
+        let watched = pods::Settings::of(config).map(|_| pods.clone());
         let mut receivers = Vec::new();
         for (id, Receiver::Otlp(config_of)) in &config.receivers {
             let own = |signal| {
@@ -116,6 +125,7 @@ impl Graph {
                 limits: limits(config_of),
                 verifiers: verifiers.clone(),
                 authentication: telemetry.authentication().clone(),
+                pods: watched.clone(),
                 cancellations: telemetry.cancellations().clone(),
             });
             if entrance.leads_anywhere() {
@@ -139,6 +149,7 @@ struct Builder<'a> {
     config: &'a Config,
     telemetry: &'a Telemetry,
     caps: &'a Arc<Caps>,
+    pods: &'a Pods,
     board: Arc<Board>,
     exporters: HashMap<ComponentId, Exporter>,
     limiters: HashMap<ComponentId, Arc<MemoryLimiter>>,
@@ -178,6 +189,9 @@ impl Builder<'_> {
             }
             ProcessorConfig::Resource(config) => Kind::Attributes(Attributes::resource(config).into()),
             ProcessorConfig::Attributes(config) => Kind::Attributes(Attributes::items(config).into()),
+            ProcessorConfig::K8sAttributes(config) => {
+                Kind::Kubernetes(Box::new(PodAttributes::new(config, self.pods)))
+            }
             ProcessorConfig::MemoryLimiter(config) => {
                 let metrics = self.telemetry.memory_limiter(id.as_str());
                 let new = || Arc::new(MemoryLimiter::new(config, metrics));

@@ -10,8 +10,10 @@ use http::HeaderName;
 
 use super::blocks;
 use super::matching::Matching;
-use super::plan::{Anonymous, Claim, Enrichment, MixedRequests, Mode, ModelField, Origin, Plan, Rule};
-use super::reader::{At, Keys, NOT_YET, STAGE_2, refuse_nulls};
+use super::plan::{
+    Anonymous, Claim, Enrichment, MixedRequests, Mode, ModelField, Origin, Plan, PodText, Rule,
+};
+use super::reader::{At, Keys, STAGE_2, refuse_nulls};
 use super::test_case::{self, Names, TestCase};
 use super::{condition::Condition, identity, rule};
 use crate::identity::TenantId;
@@ -293,7 +295,7 @@ fn read_model_field(at: &At<'_>, field: &mut ModelField, problems: &mut Problems
     at.check_keys(&Keys { known: &["attribute", "from"], later: &[] }, problems);
     if let Some(attribute) = at.key("attribute").and_then(|value| value.short_text(MAX_ATTRIBUTE, problems)) {
         field.attribute = attribute.to_owned();
-        field.from[0] = Origin::Resource(attribute.to_owned());
+        field.from.splice(..2, ModelField::same_named(attribute));
     }
     if let Some(from) = at.key("from") {
         let items = from.items(problems);
@@ -310,12 +312,11 @@ fn read_origin(at: &At<'_>, problems: &mut Problems) -> Option<Origin> {
         Some(("resource", key)) if !key.is_empty() => Some(Origin::Resource(key.to_owned())),
         Some(("attributes", key)) if !key.is_empty() => Some(Origin::Attribute(key.to_owned())),
         Some(("header", name)) => read_header(name, at, problems).map(Origin::Header),
-        Some(("pod_label", _)) => {
-            at.error(problems, format!("`{text}` is {NOT_YET}"));
-            None
+        Some(("pod_label" | "pod_annotation", key)) if !key.is_empty() => {
+            PodText::parse(text).map(Origin::Pod)
         }
         _ => {
-            let help = "write resource.<k>, attributes.<k> or header.<n>";
+            let help = "write resource.<k>, attributes.<k>, header.<n>, pod_label.<k> or pod_annotation.<k>";
             at.error_with(problems, format!("`{text}` is no place to look"), help);
             None
         }

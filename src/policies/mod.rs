@@ -31,7 +31,7 @@ pub use limits::{LimitUnit, Limits, RuleLimit};
 pub use pattern::{BadPattern, TenantPattern};
 pub use plan::{
     Action, Active, Anonymous, Block, Claim, DEFAULT_RULE, Enrichment, MixedRequests, Mode, ModelField,
-    Origin, Plan, Rule, Upstream,
+    Origin, Plan, PodText, Rule, Upstream,
 };
 pub use scalar::Scalar;
 pub use test_case::{Expect, Given, GivenValue, TestCase};

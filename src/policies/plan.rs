@@ -70,6 +70,17 @@ impl Plan {
         all.any(|block| block.limits.meters() || block.limits.max_request_bytes < standard)
     }
 
+    /// What it asks of pods and namespaces.
+    pub fn pod_texts(&self) -> impl Iterator<Item = &PodText> {
+        let tenants = self.identity.authenticate.iter().flat_map(|source| source.pod_texts());
+        let fields = [&self.enrichment.model_name, &self.enrichment.model_version];
+        let models = fields.into_iter().flat_map(|field| &field.from).filter_map(|origin| match origin {
+            Origin::Pod(text) => Some(text),
+            _ => None,
+        });
+        tenants.chain(models)
+    }
+
     /// The tenants listed by their exact id.
     pub fn configured_tenants(&self) -> impl Iterator<Item = &str> {
         self.blocks.exact.keys().map(String::as_str)
@@ -166,6 +177,8 @@ pub enum Origin {
     Attribute(String),
     /// `header.<n>`, of the request.
     Header(HeaderName),
+    /// `pod_label.<k>` and `pod_annotation.<k>`, of the pod at the sender's address.
+    Pod(PodText),
 }
 
 impl Enrichment {
@@ -173,14 +186,16 @@ impl Enrichment {
     pub(super) fn standard() -> Self {
         let resource = |key: &str| Origin::Resource(key.to_owned());
         let item = |key: &str| Origin::Attribute(key.to_owned());
+        let label = |key: &str| Origin::Pod(PodText::PodLabel(key.to_owned()));
         let names = ["gen_ai.response.model", "gen_ai.request.model"];
         let name_origins = names.into_iter().flat_map(|key| [resource(key), item(key)]);
+        let name_origins = name_origins.chain(MODEL_LABELS.map(label));
         Self {
             tenant_attribute: "tenant.id".to_owned(),
             model_name: ModelField { attribute: "model.name".to_owned(), from: name_origins.collect() },
             model_version: ModelField {
                 attribute: "model.version".to_owned(),
-                from: vec![resource("service.version")],
+                from: vec![resource("service.version"), label(VERSION_LABEL)],
             },
             stamp_rule: false,
             stamp_revision: false,
@@ -190,9 +205,61 @@ impl Enrichment {
 
     fn with_same_named_first(mut self) -> Self {
         for field in [&mut self.model_name, &mut self.model_version] {
-            field.from.insert(0, Origin::Resource(field.attribute.clone()));
+            field.from.splice(0..0, ModelField::same_named(&field.attribute));
         }
         self
+    }
+}
+
+/// Labels by which model servers name the model of a pod: KServe, Seldon, llm-d, Ray.
+const MODEL_LABELS: [&str; 4] =
+    ["serving.kserve.io/inferenceservice", "seldon-deployment-id", "llm-d.ai/model", "ray.io/cluster"];
+/// The recommended label for the version of what runs in a pod.
+const VERSION_LABEL: &str = "app.kubernetes.io/version";
+
+impl ModelField {
+    /// The places that name the attribute itself: the resource, and an annotation of its pod.
+    pub(super) fn same_named(attribute: &str) -> [Origin; 2] {
+        let annotation = format!("resource.opentelemetry.io/{attribute}");
+        [Origin::Resource(attribute.to_owned()), Origin::Pod(PodText::PodAnnotation(annotation))]
+    }
+}
+
+/// Something a pod or its namespace says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PodText {
+    /// `namespace`: its name.
+    Namespace,
+    /// `namespace_label.<k>`
+    NamespaceLabel(String),
+    /// `namespace_annotation.<k>`
+    NamespaceAnnotation(String),
+    /// `pod_label.<k>`
+    PodLabel(String),
+    /// `pod_annotation.<k>`
+    PodAnnotation(String),
+}
+
+impl PodText {
+    /// Reads `namespace`, `namespace_label.<k>` and so on.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        if text == "namespace" || text == "namespace_label.kubernetes.io/metadata.name" {
+            return Some(PodText::Namespace);
+        }
+        let (of, key) = text.split_once('.').filter(|(_, key)| !key.is_empty())?;
+        let key = key.to_owned();
+        match of {
+            "namespace_label" => Some(PodText::NamespaceLabel(key)),
+            "namespace_annotation" => Some(PodText::NamespaceAnnotation(key)),
+            "pod_label" => Some(PodText::PodLabel(key)),
+            "pod_annotation" => Some(PodText::PodAnnotation(key)),
+            _ => None,
+        }
+    }
+
+    /// Whether whoever may create pods decides what it says.
+    pub fn is_the_pods_own(&self) -> bool {
+        matches!(self, PodText::PodLabel(_) | PodText::PodAnnotation(_))
     }
 }
 

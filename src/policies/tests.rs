@@ -92,7 +92,9 @@ tenants:
 fn enrichment_has_defaults_and_can_be_changed() {
     let standard = default_plan().enrichment;
     assert_eq!(standard.tenant_attribute, "tenant.id");
-    assert_eq!(standard.model_version.from.len(), 2);
+    assert_eq!(standard.model_version.from.len(), 4);
+    let annotation = |key: &str| Origin::Pod(PodText::PodAnnotation(key.to_owned()));
+    assert_eq!(standard.model_name.from[1], annotation("resource.opentelemetry.io/model.name"));
     assert_eq!(standard.model_name.from[0], Origin::Resource("model.name".to_owned()));
     let changed = plan(
         "rules: []
@@ -109,6 +111,7 @@ enrichment:
         ("org", true, false)
     );
     assert_eq!(changed.model_name.from[0], Origin::Resource("llm.name".to_owned()));
+    assert_eq!(changed.model_name.from[1], annotation("resource.opentelemetry.io/llm.name"));
     assert_eq!(changed.model_version.attribute, "model.version");
     let header = Origin::Header(http::HeaderName::from_static("x-version"));
     let (item, resource) = (Origin::Attribute("v".to_owned()), Origin::Resource("v".to_owned()));
@@ -165,7 +168,6 @@ rollout: {}
 defaults: { limits: { warm_up: 5s, scope: fleet, export_in_flight: 1 }, tail: {}, sampling: { target: {} } }
 rules:
   - { name: a, target: {}, group_by: attributes.x, overload: protected, match: { trace.spans: 5 } }
-enrichment: { model_name: { from: [pod_label.app] } }
 ",
         &[
             "p.yaml:2:1: boosts: needs stage 2, which is not yet available",
@@ -180,7 +182,6 @@ enrichment: { model_name: { from: [pod_label.app] } }
             "p.yaml:7:38: rules[0].group_by: needs stage 3, which is not yet available",
             "p.yaml:7:52: rules[0].overload: needs stage 2, which is not yet available",
             "p.yaml:7:82: rules[0].match[\"trace.spans\"]: needs stage 3, which is not yet available",
-            "p.yaml:8:36: enrichment.model_name.from[0]: `pod_label.app` is not yet available",
         ],
     );
 }

@@ -3,6 +3,7 @@
 
 pub mod attributes;
 mod filter;
+mod kubernetes;
 mod memory_limiter;
 mod probabilistic;
 mod sampling;
@@ -16,10 +17,12 @@ use http::HeaderMap;
 
 use crate::authentication::Caller;
 use crate::internal_telemetry::metrics::ProcessorMetrics;
+use crate::kubernetes::pods::Found;
 use crate::otlp::Draft;
 use crate::tenant::{Admission, ClaimHeaders, ClaimRefused, Directory, LimitRefused, Owners};
 
 pub use attributes::Attributes;
+pub use kubernetes::PodAttributes;
 pub use memory_limiter::MemoryLimiter;
 pub use probabilistic::Probabilistic;
 pub use sampling::Sampling;
@@ -33,6 +36,8 @@ pub struct Work<'a> {
     pub headers: &'a HeaderMap,
     /// Who is connected; absent on unix sockets.
     pub peer: Option<SocketAddr>,
+    /// The pod at that address, where pods are watched and it is known.
+    pub pod: Option<Found>,
     /// The revision of policies this request sees, from its first to its last byte.
     pub directory: &'a Directory,
     /// Who sends it, under that revision.
@@ -78,6 +83,8 @@ pub enum Kind {
     Probabilistic(Probabilistic),
     /// `resource` and `attributes`, as the Collector's.
     Attributes(Box<Attributes>),
+    /// `k8s_attributes`, as the Collector's.
+    Kubernetes(Box<PodAttributes>),
     /// `memory_limiter`, as the Collector's.
     MemoryLimiter(Arc<MemoryLimiter>),
 }
@@ -105,6 +112,7 @@ impl Processor {
             Kind::Sampling(sampling) => sampling.run(work),
             Kind::Probabilistic(sampler) => sampler.run(work),
             Kind::Attributes(attributes) => attributes.run(work),
+            Kind::Kubernetes(attributes) => attributes.run(work),
             Kind::MemoryLimiter(limiter) => {
                 if let Some(retry_after) = limiter.refuses(signal, work.draft.items_left()) {
                     return Err(Stop::Memory { retry_after });

@@ -21,7 +21,8 @@ impl Tenancy {
     /// Gives each resource to its tenant, and charges the tenant.
     pub(super) fn run(&self, work: &mut Work<'_>) -> Result<(), Stop> {
         let Work { directory, caller, claims, .. } = *work;
-        let sender = Sender { directory, caller, claims };
+        let pod = work.pod.as_ref();
+        let sender = Sender { directory, caller, claims, pod };
         attribute(&sender, work.headers, &mut work.draft, &mut work.owners)?;
         self.count_models(work);
         work.admission.charge(work.directory, &mut work.draft, &mut work.owners)?;

@@ -163,6 +163,8 @@ impl Queue {
         metrics.tenants.watch(move || Some(Self(held.upgrade()?).bytes_by_tenant()));
         let held = Arc::downgrade(&queue.0);
         metrics.storage.watch(move || Some(Self(held.upgrade()?).storage()));
+        let held = Arc::downgrade(&queue.0);
+        metrics.oldest.watch(move || Some(Self(held.upgrade()?).oldest_waits()));
         queue
     }
 
@@ -330,6 +332,12 @@ impl Queue {
     pub fn size(&self) -> u64 {
         let state = self.lock();
         state.room.used().by(state.room.bounds().sizer)
+    }
+
+    /// How long the oldest batch that waits is here; zero if none waits.
+    pub fn oldest_waits(&self) -> Duration {
+        let oldest = self.lock().schedule.oldest();
+        oldest.map_or(Duration::ZERO, |received_at| received_at.elapsed())
     }
 
     /// What the queue is bounded by.

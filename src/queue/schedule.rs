@@ -121,6 +121,12 @@ impl Schedule {
         self.rings.iter().any(|(_, ring)| !ring.age.is_empty() && ring.is_enough(wanted))
     }
 
+    /// When the oldest batch that waits was received.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        let fronts = self.rings.iter().filter_map(|(_, ring)| self.entries.get(ring.age.front()?));
+        fronts.map(|entry| entry.batch.received_at()).min()
+    }
+
     /// Adds a batch of a flow that has room for it.
     pub(super) fn push(&mut self, place: u32, batch: Batch, kept: Option<Place>) {
         let sequence = self.next_sequence;

@@ -232,19 +232,20 @@ where
             deadline = Some(plan.deadline);
             let mut begun = Begun { body, gathered: Gathered::new(plan.shape) };
             let certificate = peer.certificate.as_ref();
-            let admitted =
-                match service.intake.authenticate(Credentials { headers: &head.headers, certificate }) {
-                    None => None,
-                    Some(Authentication::Ready(admitted)) => Some(admitted?),
-                    Some(Authentication::Waiting(asked)) => {
-                        let times = (&plan.bounds, plan.deadline);
-                        let waiting = service.waiting.read(asked, begun, times, |unread| plan.fault(unread));
-                        let admitted;
-                        // Rare, and too large to be part of every request.
-                        (admitted, begun) = Box::pin(waiting).await?;
-                        Some(admitted)
-                    }
-                };
+            let address = peer.address.map(|address| address.ip());
+            let shown = Credentials { headers: &head.headers, certificate, address };
+            let admitted = match service.intake.authenticate(shown) {
+                None => None,
+                Some(Authentication::Ready(admitted)) => Some(admitted?),
+                Some(Authentication::Waiting(asked)) => {
+                    let times = (&plan.bounds, plan.deadline);
+                    let waiting = service.waiting.read(asked, begun, times, |unread| plan.fault(unread));
+                    let admitted;
+                    // Rare, and too large to be part of every request.
+                    (admitted, begun) = Box::pin(waiting).await?;
+                    Some(admitted)
+                }
+            };
             let pass = service.admit(&mut plan, &peer, &head.headers, admitted.as_ref())?;
             let read = body::read(&mut begun.body, &mut begun.gathered, &plan.bounds).await;
             let read = read.map_err(|unread| plan.fault(unread));

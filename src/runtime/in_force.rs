@@ -10,10 +10,11 @@ use super::effective::effective;
 use super::prepare::{Bounds, Checked};
 use crate::config::extensions::ConfigMap;
 use crate::internal_telemetry::Telemetry;
+use crate::kubernetes::pods::Pods;
 use crate::kubernetes::{Client, Followed, announce};
+use crate::pipeline::Lasting;
 use crate::policies::watch::{Place, Status};
 use crate::policies::{InForce, Plan};
-use crate::sampling::Caps;
 use crate::tasks::Scope;
 use crate::tenant::{Directory, Tenants};
 
@@ -26,9 +27,8 @@ pub(super) struct Policies(Arc<Shared>);
 
 struct Shared {
     current: ArcSwap<Current>,
-    directory: Arc<ArcSwap<Directory>>,
+    lasting: Lasting,
     table: Arc<Tenants>,
-    caps: Arc<Caps>,
     telemetry: Telemetry,
 }
 
@@ -45,15 +45,19 @@ impl Policies {
     pub(super) fn start(checked: &Checked, telemetry: &Telemetry, scope: &Scope) -> Self {
         let current = Current::new(checked, scope);
         let table = checked.table(telemetry);
-        let caps = Arc::<Caps>::default();
+        let caps = Arc::<crate::sampling::Caps>::default();
         let policies = Self(Arc::new(Shared {
             current: ArcSwap::from_pointee(current),
-            directory: Arc::new(ArcSwap::from_pointee(Directory::new(checked.plan(), &table))),
-            caps: caps.clone(),
+            lasting: Lasting {
+                directory: Arc::new(ArcSwap::from_pointee(Directory::new(checked.plan(), &table))),
+                caps: caps.clone(),
+                pods: Pods::new(telemetry),
+            },
             table,
             telemetry: telemetry.clone(),
         }));
         telemetry.sampling().watch_thresholds(move || caps.thresholds(Instant::now(), THRESHOLDS));
+        policies.pods().serve(&checked.plan());
         policies.follow();
         if checked.place.is_none() {
             tracing::warn!(
@@ -80,7 +84,7 @@ impl Policies {
         old.file.api_lost();
         old.scope.close(Instant::now() + super::STOP_GRACE).await;
         self.0.current.store(Arc::new(Current::new(checked, scope)));
-        self.0.directory.store(Arc::new(Directory::new(checked.plan(), &self.0.table)));
+        self.put_in_force(checked.plan());
         self.follow();
         self.follow_api(client);
     }
@@ -105,9 +109,23 @@ impl Policies {
         });
     }
 
-    /// Where requests find the policies, and what sampling has spent under them.
-    pub(super) fn state(&self) -> (&Arc<ArcSwap<Directory>>, &Arc<Caps>) {
-        (&self.0.directory, &self.0.caps)
+    /// What outlives configurations.
+    pub(super) fn lasting(&self) -> &Lasting {
+        &self.0.lasting
+    }
+
+    /// The pods that are known.
+    pub(super) fn pods(&self) -> &Pods {
+        &self.0.lasting.pods
+    }
+
+    fn directory(&self) -> &ArcSwap<Directory> {
+        &self.0.lasting.directory
+    }
+
+    fn put_in_force(&self, plan: Arc<Plan>) {
+        self.pods().serve(&plan);
+        self.directory().store(Arc::new(Directory::new(plan, &self.0.table)));
     }
 
     /// The file that is followed.
@@ -120,13 +138,13 @@ impl Policies {
     pub(super) fn revision(&self) -> (String, Option<String>) {
         let status = self.0.current.load().file.status();
         let refused = status.refused.as_ref().map(|refused| refused.problems.lines().join("\n"));
-        (self.0.directory.load().plan().revision_name().to_owned(), refused)
+        (self.directory().load().plan().revision_name().to_owned(), refused)
     }
 
     /// `GET /v1/revisions`.
     pub(super) fn revisions(&self) -> Value {
         let status = self.0.current.load().file.status();
-        let directory = self.0.directory.load();
+        let directory = self.directory().load();
         let plan = directory.plan();
         let refused = status.refused.as_ref().map(|refused| {
             json!({
@@ -152,7 +170,7 @@ impl Policies {
 
     /// `GET /v1/policies/effective?tenant=`.
     pub(super) fn effective(&self, tenant: &str) -> Option<Value> {
-        effective(&self.0.directory.load(), tenant)
+        effective(&self.directory().load(), tenant)
     }
 
     /// Watches the file and puts each good revision in force; the first one at once.
@@ -168,8 +186,7 @@ impl Policies {
             while let Some(Ok(())) = stop.run_until_cancelled(statuses.changed()).await {
                 let status = statuses.borrow_and_update().clone();
                 if status.revisions != before.revisions {
-                    let plan = current.file.plan_arc();
-                    policies.0.directory.store(Arc::new(Directory::new(plan, &policies.0.table)));
+                    policies.put_in_force(current.file.plan_arc());
                 }
                 policies.report(&status, Some(&before));
                 before = status;
@@ -194,7 +211,7 @@ impl Policies {
     /// Says in metrics and log what became of the file.
     fn report(&self, status: &Status, before: Option<&Status>) {
         let metrics = self.0.telemetry.policies();
-        let directory = self.0.directory.load();
+        let directory = self.directory().load();
         let revision = directory.plan().revision_name();
         let took = status.reload_duration;
         if before.is_none_or(|before| before.revisions != status.revisions) {

@@ -21,10 +21,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::admin::Readiness;
-use crate::config::service;
+use crate::config::{Config, service};
 use crate::exporter::Stores;
 use crate::internal_telemetry::logging::Log;
 use crate::internal_telemetry::{LogFormat, OwnResource, Telemetry, Traces, logging, push};
+use crate::kubernetes::pods::Settings;
 use crate::kubernetes::{self, Client};
 use crate::outcome::{Books, CancelReason, DroppedReason};
 use crate::receiver::Sockets;
@@ -168,10 +169,11 @@ impl Collector {
             push::start(&scope, &telemetry, periodic)?;
         }
         policies.follow_api(client_of(&checked).await?);
-        let graph = checked.graph(&telemetry, policies.state()).map_err(|p| anyhow::anyhow!("{p}"))?;
+        let graph = checked.graph(&telemetry, policies.lasting()).map_err(|p| anyhow::anyhow!("{p}"))?;
+        watch_pods(config, &policies, &scope).await?;
         let mut sockets = Sockets::default();
         sockets.begin();
-        let stores = Stores::new(policies.state().0);
+        let stores = Stores::new(&policies.lasting().directory);
         let generation = Generation::start(graph, &scope, &workers, (&mut sockets, &stores)).await?;
         generation.take_over();
         generation.show_tls(&telemetry);
@@ -225,7 +227,7 @@ impl Collector {
         let checked = prepare::check_to_reload(self.options.files(), (place.as_ref(), &in_force))
             .map_err(|problems| anyhow::anyhow!("{}", problems.lines().join("\n")))?;
         let graph =
-            checked.graph(&self.telemetry, self.policies.state()).map_err(|p| anyhow::anyhow!("{p}"))?;
+            checked.graph(&self.telemetry, self.policies.lasting()).map_err(|p| anyhow::anyhow!("{p}"))?;
         let client = client_of(&checked).await?;
         self.sockets.begin();
         let shared = (&mut self.sockets, &self.stores);
@@ -245,6 +247,9 @@ impl Collector {
         self.sockets.commit();
         next.take_over();
         self.policies.switch(&checked, client, &self.scope).await;
+        if let Err(error) = watch_pods(&checked.config, &self.policies, &self.scope).await {
+            tracing::error!(name: "pods.failed", "{error:#}; pods are watched as before");
+        }
         next.show_tls(&self.telemetry);
         self.follow(&checked.config.service.telemetry);
         let old = std::mem::replace(&mut self.generation, next);
@@ -321,6 +326,26 @@ impl Collector {
         let all: Vec<String> = all.map(|(name, address)| format!("{name}={address}")).collect();
         all.join(" ")
     }
+}
+
+/// Watches the pods a configuration asks for, and waits for the first list as long as it says.
+async fn watch_pods(config: &Config, policies: &Policies, scope: &Scope) -> anyhow::Result<()> {
+    let pods = policies.pods();
+    let Some(settings) = Settings::of(config) else {
+        pods.end().await;
+        return Ok(());
+    };
+    let waited = settings.first_list_timeout;
+    pods.follow(settings, scope).await?;
+    if !pods.first_list().await {
+        tracing::warn!(
+            name: "pods.not_listed",
+            ?waited,
+            "the API server has not told which pods there are: until it has, data passes without attributes \
+             of pods, and senders told by their address are handled by before_first_list"
+        );
+    }
+    Ok(())
 }
 
 /// The client of the API server, if the configuration asks for one; without, nothing of it is started.

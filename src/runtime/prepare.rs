@@ -11,10 +11,11 @@ use crate::authentication::Verifiers;
 use crate::config::Config;
 use crate::config::extensions::{ConfigMap, Policies as PoliciesExtension};
 use crate::internal_telemetry::Telemetry;
-use crate::pipeline::Graph;
+use crate::kubernetes::pods::Pods;
+use crate::pipeline::{Graph, Lasting};
 use crate::policies::watch::Place;
 use crate::policies::{self, InForce, Plan};
-use crate::sampling::{self, Caps};
+use crate::sampling;
 use crate::tenant::{Directory, Tenants};
 use crate::yaml::{Location, Problems, Source};
 
@@ -186,7 +187,9 @@ fn checked(
     let checked = Checked { config, config_name, policies, place, config_map, warnings: problems, bounds };
     let telemetry = Telemetry::detached();
     let directory = Directory::new(checked.plan(), &checked.table(&telemetry));
-    checked.graph(&telemetry, (&Arc::new(ArcSwap::from_pointee(directory)), &Arc::default()))?;
+    let directory = Arc::new(ArcSwap::from_pointee(directory));
+    let pods = Pods::new(&telemetry);
+    checked.graph(&telemetry, &Lasting { directory, caps: Arc::default(), pods })?;
     Ok(checked)
 }
 
@@ -226,12 +229,8 @@ impl Checked {
     }
 
     /// The components of the configuration, connected.
-    pub(super) fn graph(
-        &self,
-        telemetry: &Telemetry,
-        policies: (&Arc<ArcSwap<Directory>>, &Arc<Caps>),
-    ) -> Result<Graph, Problems> {
-        Graph::prepare(&self.config, telemetry, policies).map_err(|error| {
+    pub(super) fn graph(&self, telemetry: &Telemetry, lasting: &Lasting) -> Result<Graph, Problems> {
+        Graph::prepare(&self.config, telemetry, lasting).map_err(|error| {
             let mut problems = Problems::new();
             let place = Location::start_of(Arc::new(Source::new(self.config_name.clone(), "")));
             problems.error(&place, "", error.to_string(), None);

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName};
 use super::{ClaimRefused, Directory, Tenant};
 use crate::authentication::Caller;
 use crate::identity::TenantId;
+use crate::kubernetes::pods::Found;
 use crate::otlp::{Draft, PartId};
 use crate::policies::{Claim, OnMismatch};
 
@@ -61,6 +62,8 @@ pub struct Sender<'a> {
     pub caller: &'a Caller,
     /// What the headers claim.
     pub claims: &'a ClaimHeaders,
+    /// The pod at its address, for the model; never for the tenant.
+    pub pod: Option<&'a Found>,
 }
 
 /// What one claim says.

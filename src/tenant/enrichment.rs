@@ -7,8 +7,9 @@ use std::collections::HashMap;
 
 use http::HeaderMap;
 
+use crate::kubernetes::pods::{Found, Known};
 use crate::otlp::{Draft, ItemId, PartId, Value};
-use crate::policies::{Enrichment, ModelField, Origin};
+use crate::policies::{Enrichment, ModelField, Origin, PodText};
 
 /// Name and version, as far as known.
 type Model<'d> = [Option<Cow<'d, str>>; 2];
@@ -18,9 +19,9 @@ const MIXED: u16 = u16::MAX;
 
 /// Writes the model of each item of a part to its resource; a part whose items differ is split, and
 /// `part` is the first of the pieces.
-pub(super) fn write_model(enrichment: &Enrichment, headers: &HeaderMap, draft: &mut Draft<'_>, part: PartId) {
+pub(super) fn write_model(enrichment: &Enrichment, request: About<'_>, draft: &mut Draft<'_>, part: PartId) {
     let fields = [&enrichment.model_name, &enrichment.model_version];
-    let settled = fields.map(|field| Settled::of(field, headers, draft, part));
+    let settled = fields.map(|field| Settled::of(field, request, draft, part));
     if settled.iter().all(|settled| settled.asked.is_empty()) {
         return set(fields, draft, part, &settled.map(|settled| settled.otherwise));
     }
@@ -34,6 +35,28 @@ pub(super) fn write_model(enrichment: &Enrichment, headers: &HeaderMap, draft: &
     }
 }
 
+/// What is known of all items of a request.
+#[derive(Clone, Copy)]
+pub(super) struct About<'a> {
+    pub(super) headers: &'a HeaderMap,
+    pub(super) pod: Option<&'a Found>,
+}
+
+impl<'a> About<'a> {
+    /// What the sender's pod says; of its namespace nothing is asked here.
+    fn pod_text(&self, text: &PodText) -> Option<&'a str> {
+        let pod = &self.pod?.pod;
+        let known = match text {
+            PodText::PodLabel(key) => pod.label(key),
+            PodText::PodAnnotation(key) => pod.annotation(key),
+            PodText::Namespace | PodText::NamespaceLabel(_) | PodText::NamespaceAnnotation(_) => {
+                Known::Absent
+            }
+        };
+        known.value()
+    }
+}
+
 /// What can be said of one field of a part's model without its items.
 struct Settled<'p> {
     /// The item attributes that come first, as far as any item may have them.
@@ -43,7 +66,7 @@ struct Settled<'p> {
 }
 
 impl<'p> Settled<'p> {
-    fn of(field: &'p ModelField, headers: &HeaderMap, draft: &Draft<'_>, part: PartId) -> Self {
+    fn of(field: &'p ModelField, request: About<'_>, draft: &Draft<'_>, part: PartId) -> Self {
         let mut asked = Vec::new();
         for origin in &field.from {
             let text = match origin {
@@ -53,8 +76,9 @@ impl<'p> Settled<'p> {
                 }
                 Origin::Resource(key) => draft.resource_attribute(part, key).map(Value::to_text),
                 Origin::Header(name) => {
-                    headers.get(name).and_then(|value| value.to_str().ok()).map(Cow::Borrowed)
+                    request.headers.get(name).and_then(|value| value.to_str().ok()).map(Cow::Borrowed)
                 }
+                Origin::Pod(text) => request.pod_text(text).map(Cow::Borrowed),
             };
             if let Some(text) = text.filter(|text| !text.is_empty()) {
                 return Self { asked, otherwise: Some(text.into_owned()) };

@@ -55,13 +55,14 @@ pub fn attribute(
     owners: &mut Owners,
 ) -> Result<(), ClaimRefused> {
     let enrichment = sender.directory.enrichment();
+    let request = enrichment::About { headers, pod: sender.pod };
     let named = sender.named()?;
     for part in draft.parts() {
         let tenant = sender.tenant_of(&named, draft, part)?;
         tenant.sent_by(sender.caller);
         draft.assign(part, owners.group_of(&tenant));
         draft.set_resource_attribute(part, &enrichment.tenant_attribute, tenant.id.as_str());
-        enrichment::write_model(enrichment, headers, draft, part);
+        enrichment::write_model(enrichment, request, draft, part);
     }
     Ok(())
 }

@@ -66,7 +66,8 @@ fn run(policies: &str, request: Bytes, headers: &HeaderMap) -> Result<Vec<String
     let mut owners = Owners::new(&directory);
     let mut headers = headers.clone();
     let claims = ClaimHeaders::take(&directory, &mut headers);
-    let sender = Sender { directory: &directory, caller: directory.callers().anonymous(), claims: &claims };
+    let sender =
+        Sender { directory: &directory, caller: directory.callers().anonymous(), claims: &claims, pod: None };
     attribute(&sender, &headers, &mut draft, &mut owners)?;
     let mut found = Vec::new();
     for group in 0..owners.groups() {
@@ -192,7 +193,8 @@ fn the_attribute_that_carries_the_tenant_is_configured_and_overwritten() {
     let mut draft = Draft::new(&index, &request, &mut edits);
     let mut owners = Owners::new(&directory);
     let claims = ClaimHeaders::default();
-    let sender = Sender { directory: &directory, caller: directory.callers().anonymous(), claims: &claims };
+    let sender =
+        Sender { directory: &directory, caller: directory.callers().anonymous(), claims: &claims, pod: None };
     attribute(&sender, &HeaderMap::new(), &mut draft, &mut owners).unwrap();
     let part = draft.parts().next().unwrap();
     assert_eq!(draft.resource_attribute(part, "org").and_then(|value| value.as_str()), Some("acme"));

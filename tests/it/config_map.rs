@@ -237,3 +237,47 @@ async fn a_reload_of_the_configuration_ends_the_watch_it_no_longer_names() {
     eventually("no watch", || async { (server.open_watches("configmaps") == 0).then_some(()) }).await;
     tollgate.stop().await;
 }
+
+#[test]
+fn what_is_wrong_with_the_keys_is_told_before_anything_is_asked() {
+    let complaint = |extension: &str| {
+        let config = format!(
+            "yaml:{}\nexporters: {{ nop: }}\nextensions: {{ policies: {extension} }}\n\
+             service: {{ extensions: [policies], pipelines: {{ traces: {{ receivers: [otlp], exporters: [nop] }} }} }}",
+            crate::harness::EPHEMERAL
+        );
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        let output = command.args(["validate", "--config", &config]).output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for (extension, told, at) in [
+        ("{ config_map: { name: rules } }", "is needed beside `config_map`", "extensions.policies.path"),
+        (
+            "{ path: x, config_map: {} }",
+            "`` is no name of a ConfigMap",
+            "extensions.policies.config_map.name",
+        ),
+        (
+            "{ path: x, config_map: { name: Rules } }",
+            "`Rules` is no name of a ConfigMap: lower-case letters",
+            "config_map.name",
+        ),
+        (
+            "{ path: x, config_map: { name: r, namespace: a_b } }",
+            "`a_b` is no name of a namespace",
+            "config_map.namespace",
+        ),
+        ("{ path: x, config_map: { name: r, key: '' } }", "must not be empty", "config_map.key"),
+        ("{ path: x, config_map: { name: r, auth_type: token } }", "serviceAccount", "config_map.auth_type"),
+        (
+            "{ path: x, config_map: { name: r, nmespace: x } }",
+            "did you mean `namespace`?",
+            "config_map.nmespace",
+        ),
+        ("{ path: x, poll_interval: 0s }", "must be above 0s", "extensions.policies.poll_interval"),
+    ] {
+        let text = complaint(extension);
+        assert!(text.contains(told) && text.contains(at), "{told:?} and {at:?} in {text}");
+    }
+}

@@ -6,7 +6,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, Mutex};
 
 use serde_json::{Value, json};
 
@@ -209,15 +209,47 @@ fn process(word: &str) -> Option<String> {
     })
 }
 
-/// Tells the program to stop when a test fails.
-struct Running(Child, String);
+/// The program in a container.
+struct Running {
+    child: Child,
+    /// A word of its command line that no other process has.
+    word: String,
+    events: Arc<Mutex<Vec<String>>>,
+}
+
+impl Running {
+    fn start(mut command: Command, word: String) -> Self {
+        let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let events: Arc<Mutex<Vec<String>>> = Arc::default();
+        let seen = events.clone();
+        std::thread::spawn(move || {
+            for line in log.lines().map_while(Result::ok) {
+                let event: Value = serde_json::from_str(&line).unwrap_or_default();
+                seen.lock().unwrap().push(event["event"].as_str().unwrap_or(&line).to_owned());
+            }
+        });
+        Self { child, word, events }
+    }
+
+    async fn event(&self, name: &str) {
+        eventually(name, || async {
+            self.events.lock().unwrap().iter().any(|event| event == name).then_some(())
+        })
+        .await;
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(pid) = process(&self.1) {
+        if std::thread::panicking() {
+            eprintln!("--- events\n{:#?}", self.events.lock().unwrap());
+        }
+        if let Some(pid) = process(&self.word) {
             let _ = Command::new("kill").arg(pid).status();
         }
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -237,24 +269,18 @@ service:
     std::fs::write(&config, text).unwrap();
     let mounted = format!("{}.yaml", folder.path().display());
     let run = ["run", "--log-format=json", "--config", &mounted];
-    let mut command = container.tollgate(&[(&config, &mounted)], &run);
-    let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
-    let log = BufReader::new(child.stderr.take().unwrap());
-    let mut running = Running(child, mounted);
-    let mut events = log.lines().map_while(Result::ok).map(|line| {
-        let event: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line}"));
-        event["event"].as_str().unwrap_or_default().to_owned()
-    });
-    assert!(events.any(|event| event == "ready"), "it ended before it was ready");
-    let pid = process(&running.1).expect("it runs");
+    let command = container.tollgate(&[(&config, &mounted)], &run);
+    let mut running = Running::start(command, mounted);
+    running.event("ready").await;
+    let pid = process(&running.word).expect("it runs");
     for key in ["Uid", "Gid"] {
         assert_eq!(status(&pid, key).unwrap(), "65532\t65532\t65532\t65532", "{key}");
     }
     assert_eq!(status(&pid, "CapEff").unwrap(), "0000000000000000");
     assert!(Command::new("kill").arg(&pid).status().unwrap().success());
-    assert!(events.any(|event| event == "stopped"));
+    running.event("stopped").await;
     let ended = eventually("the end of the container", || {
-        let ended = running.0.try_wait().unwrap();
+        let ended = running.child.try_wait().unwrap();
         async move { ended }
     });
     assert!(ended.await.success());

@@ -1,4 +1,5 @@
-//! The layers of `src/lib.rs` hold: a module imports only from groups above its own.
+//! The shape of the sources: a module imports only from groups above its own (the layers of `src/lib.rs`), and no
+//! file is too long to be read.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -72,4 +73,19 @@ fn an_import_from_below_is_found() {
     let text = "use crate::queue::Queue; // crate::cli\nlet x = crate::units::f(crate::cli::g());";
     let found: Vec<_> = imports(text).into_iter().map(|(line, name)| format!("{line} {name}")).collect();
     assert_eq!(found, ["1 queue", "2 units", "2 cli"]);
+}
+
+/// Lines of a source file without the tests at its end.
+fn lines(text: &str) -> usize {
+    text.split("#[cfg(test)]\nmod tests {").next().unwrap().lines().count()
+}
+
+#[test]
+fn no_source_file_has_more_than_500_lines_before_its_tests() {
+    let is_test = |file: &PathBuf| file.ends_with("tests.rs") || file.iter().any(|part| part == "tests");
+    let files = rust_files(&source()).into_iter().filter(|file| !is_test(file));
+    let count = |file: &PathBuf| lines(&std::fs::read_to_string(file).unwrap());
+    let long: Vec<_> = files.map(|file| (count(&file), file)).filter(|(lines, _)| *lines > 500).collect();
+    assert!(long.is_empty(), "split by meaning: {long:#?}");
+    assert_eq!(lines("//! a\nfn b() {}\n#[cfg(test)]\nmod tests {\n}\n"), 2);
 }

@@ -137,7 +137,9 @@ async fn what_can_never_fit_is_refused_for_good() {
     check(request(11), "spans_per_second").await;
     let long = Item::named("x").attribute("text", &"x".repeat(5000));
     check(spans(&[], std::slice::from_ref(&long)), "larger than 4096 bytes").await;
-    setup.tollgate.settled().await;
+    let metrics = setup.tollgate.settled().await;
+    // Each twice: whether the items told or the body was not read to its end.
+    assert_eq!(metrics.sum("tollgate_refused_requests_total", &[("reason", "too_large")]), 4.0);
     setup.tollgate.stop().await;
 
     let by_resource = "version: 1\nidentity: { claims: [{ resource: tenant.id }] }\nrules: []\n\

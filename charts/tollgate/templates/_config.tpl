@@ -15,6 +15,11 @@
 {{- if include "tollgate.policiesMapName" . }}{{ $extensions = append $extensions "policies" }}{{ end -}}
 {{- if include "tollgate.keepsQueue" . }}{{ $extensions = append $extensions "file_storage" }}{{ end -}}
 {{- $extensions = append $extensions "admin" -}}
+{{- $processors := list "memory_limiter" "tenant" "sampling" -}}
+{{- if include "tollgate.knowsPods" . }}
+  {{- $extensions = append $extensions "pods" }}
+  {{- $processors = list "memory_limiter" "k8s_attributes" "tenant" "sampling" }}
+{{- end -}}
 receivers:
   otlp:
     protocols:
@@ -33,6 +38,36 @@ processors:
     check_interval: 1s
     limit_percentage: 80
     spike_limit_percentage: 20
+  {{- with .Values.presets.kubernetesAttributes }}
+  {{- if .enabled }}
+  k8s_attributes:
+    {{- if not (include "tollgate.isAgent" $) }}
+    # Data comes through agents and other collectors: it says itself which pod it is of.
+    pod_association:
+      - sources: [{ from: resource_attribute, name: k8s.pod.ip }]
+      - sources: [{ from: resource_attribute, name: k8s.pod.uid }]
+      - sources: [{ from: connection }]
+    {{- end }}
+    extract:
+      metadata:
+        - k8s.namespace.name
+        - k8s.deployment.name
+        - k8s.statefulset.name
+        - k8s.daemonset.name
+        - k8s.cronjob.name
+        - k8s.job.name
+        - k8s.node.name
+        - k8s.pod.name
+        - k8s.pod.uid
+        - k8s.pod.start_time
+      {{- if .extractAllPodLabels }}
+      labels: [{ tag_name: "$$1", key_regex: "(.*)", from: pod }]
+      {{- end }}
+      {{- if .extractAllPodAnnotations }}
+      annotations: [{ tag_name: "$$1", key_regex: "(.*)", from: pod }]
+      {{- end }}
+  {{- end }}
+  {{- end }}
   tenant:
   sampling:
 
@@ -71,6 +106,17 @@ extensions:
     {{- if .Values.policies.lastGood.enabled }}
     last_good: /var/lib/tollgate/policies.last-good.yaml
     {{- end }}
+    {{- if .Values.policies.watch.enabled }}
+    config_map: { name: {{ include "tollgate.policiesMapName" . }}, key: {{ .Values.policies.configMap.key }} }
+    {{- end }}
+  {{- end }}
+  {{- if has "pods" $extensions }}
+  pods:
+    {{- if include "tollgate.isAgent" . }}
+    filter: { node_from_env_var: K8S_NODE_NAME }
+    {{- else }}
+    cluster_wide: true
+    {{- end }}
   {{- end }}
   {{- if include "tollgate.keepsQueue" . }}
   # On the claimed volume: what was answered with OK survives the pod.
@@ -91,7 +137,7 @@ service:
   {{- end }}
   pipelines:
     {{- range list "traces" "metrics" "logs" }}
-    {{ . }}: { receivers: [otlp], processors: [memory_limiter, tenant, sampling], exporters: [{{ $exporter }}] }
+    {{ . }}: { receivers: [otlp], processors: [{{ join ", " $processors }}], exporters: [{{ $exporter }}] }
     {{- end }}
 {{- end -}}
 

@@ -15,6 +15,11 @@
 {{- include "tollgate.fullname" . -}}{{- if eq .Values.mode "daemonset" -}}-agent{{- end -}}
 {{- end -}}
 
+{{- /* Of the whole cluster, where releases of other namespaces may have the same name. */ -}}
+{{- define "tollgate.clusterRoleName" -}}
+{{- printf "%s-%s" (include "tollgate.namespace" .) (include "tollgate.workloadName" .) -}}
+{{- end -}}
+
 {{- define "tollgate.namespace" -}}
 {{- default .Release.Namespace .Values.namespaceOverride -}}
 {{- end -}}
@@ -81,6 +86,14 @@ annotations:
 
 {{- define "tollgate.isAgent" -}}
 {{- if eq .Values.mode "daemonset" }}true{{ end -}}
+{{- end -}}
+
+{{- define "tollgate.knowsPods" -}}
+{{- with .Values.presets.kubernetesAttributes }}{{ if .enabled }}true{{ end }}{{ end -}}
+{{- end -}}
+
+{{- define "tollgate.asksApiServer" -}}
+{{- if or .Values.policies.watch.enabled (include "tollgate.knowsPods" .) }}true{{ end -}}
 {{- end -}}
 
 {{- define "tollgate.hasService" -}}

@@ -20,7 +20,7 @@ metadata:
   {{- end }}
 spec:
   serviceAccountName: {{ include "tollgate.serviceAccountName" . }}
-  automountServiceAccountToken: {{ .Values.serviceAccount.automountServiceAccountToken }}
+  automountServiceAccountToken: {{ or .Values.serviceAccount.automountServiceAccountToken (not (empty (include "tollgate.asksApiServer" .))) }}
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ include "tollgate.gracePeriod" . }}
   {{- with .Values.imagePullSecrets }}

@@ -1,7 +1,7 @@
 {{- /* What the schema cannot say. Every message says what to do. */ -}}
 {{- define "tollgate.validate" -}}
 {{- range $preset, $values := .Values.presets }}
-  {{- if and $values $values.enabled }}
+  {{- if and (ne $preset "kubernetesAttributes") $values $values.enabled }}
     {{- fail (printf "presets.%s: Tollgate has no such preset yet. Run an OpenTelemetry Collector with it and let it send OTLP to Tollgate." $preset) }}
   {{- end }}
 {{- end }}
@@ -23,6 +23,20 @@
 {{- end }}
 {{- if and .Values.destination.endpoint (or .Values.config (not .Values.configMap.create)) }}
   {{- fail "destination is not used with a configuration of your own: write the exporter there" }}
+{{- end }}
+{{- if .Values.policies.watch.enabled }}
+  {{- if not (include "tollgate.policiesMapName" .) }}
+    {{- fail "policies.watch.enabled: there is no ConfigMap to follow; set policies.configMap.create: true or policies.configMap.existingName" }}
+  {{- end }}
+  {{- if and .Values.configMap.create .Values.config (not (regexMatch "config_map\\W" (include "tollgate.text" .Values.config))) }}
+    {{- fail (printf "policies.watch.enabled: your config does not follow the ConfigMap; write `config_map: { name: %s }` in its extension `policies`" (include "tollgate.policiesMapName" .)) }}
+  {{- end }}
+{{- end }}
+{{- if and (include "tollgate.knowsPods" .) .Values.configMap.create .Values.config (not (regexMatch "k8s_?attributes\\W|pods\\W" (include "tollgate.text" .Values.config))) }}
+  {{- fail "presets.kubernetesAttributes.enabled: your config does not watch pods; write the processor `k8s_attributes` or the extension `pods` in it" }}
+{{- end }}
+{{- if and (include "tollgate.asksApiServer" .) .Values.rbac.create (eq (include "tollgate.serviceAccountName" .) "default") }}
+  {{- fail "policies.watch.enabled and presets.kubernetesAttributes.enabled would grant rights to the ServiceAccount `default`, which others use: set serviceAccount.create: true or serviceAccount.name" }}
 {{- end }}
 {{- range $name, $text := dict "config" (include "tollgate.text" .Values.config) "policies.config" (include "tollgate.text" .Values.policies.config) }}
   {{- if gt (len $text) 1000000 }}

@@ -4,6 +4,7 @@ use regex::Regex;
 
 use super::{Action, ActionKind, AttributeSource, AttributeValue, Attributes, Batch, Match, MatchType};
 use super::{MemoryLimiter, ProbabilisticSampler, Resource, SamplerMode};
+use crate::config::pods;
 
 /// A problem of the keys of a processor and where it is.
 pub type Found = crate::config::found::Found<Problem>;
@@ -63,6 +64,33 @@ pub enum Problem {
     /// A metadata key twice.
     #[error("`{0}` is already in the list; case does not matter")]
     DuplicateKey(String),
+    /// A filter of pods.
+    #[error(transparent)]
+    Pods(#[from] pods::Problem),
+    /// A duration above its range.
+    #[error("must be at most {0}")]
+    TooLong(&'static str),
+    /// An attribute of pods that is not there, and the way out.
+    #[error("`{0}` is not available; {1}")]
+    NoMetadata(String, String),
+    /// None or both of two keys.
+    #[error("exactly one of `key` and `key_regex` is needed")]
+    OneKey,
+    /// A list longer than is useful.
+    #[error("at most {0} are allowed")]
+    TooMany(usize),
+    /// None or too many sources.
+    #[error("1 to {0} sources are needed")]
+    Sources(usize),
+    /// An attribute by which pods are not found.
+    #[error(
+        "pods are not found by `{0}`; k8s.pod.ip and k8s.pod.uid lead to a pod, k8s.pod.name, \
+         k8s.namespace.name and k8s.node.name can confirm it"
+    )]
+    AssociationName(String),
+    /// Sources that confirm a pod, and none that leads to one.
+    #[error("add a source that leads to a pod: the connection, k8s.pod.ip or k8s.pod.uid")]
+    NoLead,
 }
 
 impl Problem {

@@ -4,6 +4,7 @@
 
 mod attributes;
 mod check;
+pub mod kubernetes;
 mod sampler;
 
 use std::time::Duration;
@@ -16,6 +17,7 @@ pub use attributes::{
     RegexpCache, Resource, SeverityMatch,
 };
 pub use check::{Found, Problem, SPAN_KINDS};
+pub use kubernetes::K8sAttributes;
 pub use sampler::{AttributeSource, ProbabilisticSampler, SamplerMode};
 
 use crate::units::ByteSize;
@@ -33,6 +35,8 @@ pub enum Processor {
     Resource(Resource),
     /// `attributes`: edits attributes of spans, data points and log records.
     Attributes(Box<Attributes>),
+    /// `k8s_attributes`: writes which pod a resource comes from.
+    K8sAttributes(Box<K8sAttributes>),
     /// `memory_limiter`: refuses data while memory is short.
     MemoryLimiter(MemoryLimiter),
     /// `batch`: the wanted size of batches.

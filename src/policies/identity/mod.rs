@@ -5,6 +5,7 @@
 
 use super::glob::Glob;
 use super::pattern::TenantPattern;
+use super::plan::PodText;
 use super::reader::{At, Keys};
 use crate::identity::TenantId;
 use crate::yaml::{Problems, did_you_mean};
@@ -40,12 +41,14 @@ pub enum SourceKind {
     ServiceAccount,
     /// A key of the sender's own.
     ApiKey,
+    /// The address the sender connects from, which is a pod's.
+    Pod,
 }
 
 impl SourceKind {
     /// Every kind, in the order of the discriminants.
-    pub const ALL: [SourceKind; 4] =
-        [SourceKind::Mtls, SourceKind::Jwt, SourceKind::ServiceAccount, SourceKind::ApiKey];
+    pub const ALL: [SourceKind; 5] =
+        [SourceKind::Mtls, SourceKind::Jwt, SourceKind::ServiceAccount, SourceKind::ApiKey, SourceKind::Pod];
 
     /// The key in policies and the label of metrics.
     pub fn as_str(self) -> &'static str {
@@ -54,6 +57,7 @@ impl SourceKind {
             SourceKind::Jwt => "jwt",
             SourceKind::ServiceAccount => "service_account",
             SourceKind::ApiKey => "api_key",
+            SourceKind::Pod => "pod",
         }
     }
 
@@ -61,6 +65,7 @@ impl SourceKind {
     fn extension(self) -> &'static str {
         match self {
             SourceKind::ApiKey => "api_keys",
+            SourceKind::Pod => PODS,
             other => other.as_str(),
         }
     }
@@ -95,6 +100,11 @@ pub enum Source {
         /// Where the tenant is in the key's name; none: `principals` says.
         tenant: Option<TenantPattern>,
     },
+    /// The pod at the sender's address, which the API server tells; its name is `<namespace>/<pod>`.
+    Pod {
+        /// What names the tenant: the first that is there.
+        tenant: Vec<PodText>,
+    },
 }
 
 impl Source {
@@ -105,6 +115,15 @@ impl Source {
             Source::Jwt { .. } => SourceKind::Jwt,
             Source::ServiceAccount { .. } => SourceKind::ServiceAccount,
             Source::ApiKey { .. } => SourceKind::ApiKey,
+            Source::Pod { .. } => SourceKind::Pod,
+        }
+    }
+
+    /// What it asks of pods and namespaces.
+    pub(super) fn pod_texts(&self) -> &[PodText] {
+        match self {
+            Source::Pod { tenant } => tenant,
+            _ => &[],
         }
     }
 
@@ -112,6 +131,7 @@ impl Source {
     pub fn verifier(&self) -> Option<&str> {
         match self {
             Source::Mtls { .. } => None,
+            Source::Pod { .. } => Some(PODS),
             Source::Jwt { verifier, .. }
             | Source::ServiceAccount { verifier }
             | Source::ApiKey { verifier, .. } => Some(verifier),
@@ -163,8 +183,10 @@ pub enum OnMismatch {
     Overflow,
 }
 
-const SOURCES: Keys = Keys { known: &["mtls", "jwt", "service_account", "api_key"], later: &[("pod", POD)] };
-const POD: &str = "needs Kubernetes, which is not yet available";
+/// The id under which the watch of pods is among the verifiers.
+const PODS: &str = "pods";
+
+const SOURCES: Keys = Keys { known: &["mtls", "jwt", "service_account", "api_key", "pod"], later: &[] };
 const PRINCIPAL: Keys = Keys { known: &["principal", "source", "tenant", "may_assert"], later: &[] };
 
 /// Reads the three keys below `identity`; `verifiers` are the ids of those that run, if that is known.
@@ -208,9 +230,8 @@ fn read_source(at: &At<'_>, verifiers: Option<&[String]>, problems: &mut Problem
     }
     let kinds: Vec<SourceKind> = SourceKind::ALL.into_iter().filter(|kind| at.has(kind.as_str())).collect();
     let [kind] = kinds[..] else {
-        if at.node.entries().len() != 1 || !at.has("pod") {
-            at.error(problems, "a source is exactly one of `mtls`, `jwt`, `service_account` and `api_key`");
-        }
+        let message = "a source is exactly one of `mtls`, `jwt`, `service_account`, `api_key` and `pod`";
+        at.error(problems, message);
         return None;
     };
     let body = at.key(kind.as_str())?;
@@ -218,12 +239,17 @@ fn read_source(at: &At<'_>, verifiers: Option<&[String]>, problems: &mut Problem
         SourceKind::Mtls => &["names", "tenant"],
         SourceKind::Jwt | SourceKind::ApiKey => &["verifier", "tenant"],
         SourceKind::ServiceAccount => &["verifier"],
+        SourceKind::Pod => &["tenant"],
     };
     if !body.check_keys(&Keys { known, later: &[] }, problems) {
         return None;
     }
     let verifier = match kind {
         SourceKind::Mtls => String::new(),
+        SourceKind::Pod => {
+            check_pods(&body, verifiers, problems);
+            String::new()
+        }
         kind => read_verifier(&body, kind, verifiers, problems)?,
     };
     Some(match kind {
@@ -240,7 +266,42 @@ fn read_source(at: &At<'_>, verifiers: Option<&[String]>, problems: &mut Problem
         }
         SourceKind::ServiceAccount => Source::ServiceAccount { verifier },
         SourceKind::ApiKey => Source::ApiKey { verifier, tenant: read_pattern(&body, '/', problems)? },
+        SourceKind::Pod => Source::Pod { tenant: read_pod_tenant(&body, problems)? },
     })
+}
+
+/// Somebody must know the pods.
+fn check_pods(body: &At<'_>, verifiers: Option<&[String]>, problems: &mut Problems) {
+    if verifiers.is_some_and(|running| !running.iter().any(|id| id == PODS)) {
+        let help = "list the extension `pods` in service.extensions, or use the processor `k8s_attributes`";
+        body.error_with(problems, "collector.yaml watches no pods", help);
+    }
+}
+
+/// The ordered list of what names the tenant.
+fn read_pod_tenant(body: &At<'_>, problems: &mut Problems) -> Option<Vec<PodText>> {
+    let Some(list) = body.key("tenant") else { return Some(vec![PodText::Namespace]) };
+    let items = list.items(problems);
+    if items.is_empty() || items.len() > MAX_SOURCES {
+        list.error(problems, format!("names {} places; allowed are 1 to {MAX_SOURCES}", items.len()));
+        return None;
+    }
+    let mut places = Vec::new();
+    for item in &items {
+        let Some(place) = PodText::parse(item.short_text(MAX_NAME, problems)?) else {
+            let help = "write namespace, namespace_label.<k>, namespace_annotation.<k>, pod_label.<k> or \
+                        pod_annotation.<k>";
+            item.error_with(problems, "this is nothing a pod or its namespace says", help);
+            return None;
+        };
+        if place.is_the_pods_own() {
+            let message = "whoever may create pods decides whose data it is";
+            let help = "take a label of the namespace, which its administrator sets";
+            item.warning(problems, message, help);
+        }
+        places.push(place);
+    }
+    Some(places)
 }
 
 /// `Some(None)` if there is no pattern, `None` if there is a bad one.

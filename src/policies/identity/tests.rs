@@ -62,8 +62,8 @@ fn a_source_is_one_thing() {
     check(
         "  authenticate: [{ mtls: {}, jwt: { verifier: prod } }, { pod: {} }, { mtls: { tenant: x } }]\n",
         &[
-            "p.yaml:4:18: identity.authenticate[0]: a source is exactly one of `mtls`, `jwt`, `service_account` and `api_key`",
-            "p.yaml:4:59: identity.authenticate[1].pod: needs Kubernetes, which is not yet available",
+            "p.yaml:4:18: identity.authenticate[0]: a source is exactly one of `mtls`, `jwt`, `service_account`, `api_key` and `pod`",
+            "p.yaml:4:64: identity.authenticate[1].pod: collector.yaml watches no pods; list the extension `pods` in service.extensions, or use the processor `k8s_attributes`",
             "p.yaml:4:88: identity.authenticate[2].mtls.tenant: must have {tenant} exactly once; for example spiffe://prod.example/ns/{tenant}/sa/*; `*` stays within a segment",
         ],
     );
@@ -100,4 +100,24 @@ fn listing_anonymous_is_a_warning() {
             "p.yaml:4:29: identity.principals[0].principal: anybody who can connect may send as the tenants of this entry; leave it out unless the network in front decides who connects",
         ],
     );
+}
+
+#[test]
+fn the_tenant_of_a_pod_comes_from_what_administrators_write() {
+    let text = "version: 1\nrules: []\nidentity:\n  authenticate:\n    - pod: { tenant: [namespace_label.capsule.clastix.io/tenant, pod_label.team, namespace_label.kubernetes.io/metadata.name] }\n    - pod:\n        tenant: [labels.team]\n    - pod: { tenant: [] }\n";
+    let running = ["pods".to_owned()];
+    let read = parse_for(&Text::new("p.yaml", text), jiff::Timestamp::UNIX_EPOCH, Some(&running));
+    let lines = read.unwrap_err().lines();
+    assert_eq!(
+        lines,
+        [
+            "p.yaml:5:66: identity.authenticate[0].pod.tenant[1]: whoever may create pods decides whose data it is; take a label of the namespace, which its administrator sets",
+            "p.yaml:7:18: identity.authenticate[1].pod.tenant[0]: this is nothing a pod or its namespace says; write namespace, namespace_label.<k>, namespace_annotation.<k>, pod_label.<k> or pod_annotation.<k>",
+            "p.yaml:8:22: identity.authenticate[2].pod.tenant: names 0 places; allowed are 1 to 16",
+        ]
+    );
+    let text = "version: 1\nrules: []\nidentity: { authenticate: [{ pod: {} }] }";
+    let (plan, _) =
+        parse_for(&Text::new("p.yaml", text), jiff::Timestamp::UNIX_EPOCH, Some(&running)).unwrap();
+    assert_eq!(plan.identity.authenticate, [Source::Pod { tenant: vec![PodText::Namespace] }]);
 }

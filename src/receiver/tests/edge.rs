@@ -234,6 +234,31 @@ async fn connections_beyond_the_caps_are_closed_at_once() {
 }
 
 #[tokio::test]
+async fn connections_that_come_too_fast_are_closed_at_once() {
+    let server = start(hasty(json!({"max_connections_per_ip_per_second": 3})), accepts()).await;
+    let mut sockets = Vec::new();
+    for _ in 0..20 {
+        sockets.push(TcpStream::connect(server.grpc()).await.unwrap());
+    }
+    // However slow the machine, three of the twenty were not alone in their second.
+    eventually("some are closed", || server.metrics.grpc.connections_refused.get() > 0).await;
+    drop(sockets);
+    let taken = async {
+        loop {
+            let mut client = server.h2(server.grpc()).await;
+            let headers = [("content-type", "application/grpc"), ("te", "trailers")];
+            let call = client.try_call("POST", path(Signal::Traces), &headers, framed(false, b"")).await;
+            if call.is_ok() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(400)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, taken).await.expect("a later second has room");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn ten_thousand_tiny_frames_are_not_an_attack() {
     let server = start(defaults(), accepts()).await;
     let mut client = server.h2(server.grpc()).await;

@@ -88,6 +88,16 @@ async fn start(config: Value, accept: Accept) -> Server {
 }
 
 async fn start_with(config: Value, admit: Admit, accept: Accept) -> Server {
+    start_asking(config, None, admit, accept).await
+}
+
+/// As above; `authenticate` is asked who sends.
+async fn start_asking(
+    config: Value,
+    authenticate: Option<Authenticate>,
+    admit: Admit,
+    accept: Accept,
+) -> Server {
     let mut protocols = json!({"grpc": {"endpoint": "127.0.0.1:0"}, "http": {"endpoint": "127.0.0.1:0"}});
     for (protocol, keys) in config.as_object().unwrap() {
         for (key, value) in keys.as_object().unwrap() {
@@ -103,7 +113,7 @@ async fn start_with(config: Value, admit: Admit, accept: Accept) -> Server {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let noting = seen.clone();
     let hooks = Hooks {
-        authenticate: None,
+        authenticate,
         admit: move |arrival: &Arrival<'_>| admit(arrival).map(|()| crate::pipeline::Pass::default()),
         accept: move |request: Request| {
             noting.lock().unwrap().push(request.clone());

@@ -86,3 +86,64 @@ async fn a_message_in_one_frame_is_not_copied_and_one_in_many_is_whole() {
     }
     server.stop().await;
 }
+
+/// Asks somebody about whoever sends traces, and waits for the answer until the test gives it.
+fn asks(answered: &tokio_util::sync::CancellationToken) -> Authenticate {
+    let answered = answered.clone();
+    Arc::new(move |credentials| {
+        let plan = Arc::new(crate::policies::default_plan());
+        let caller = Arc::new(crate::authentication::Caller::anonymous(&plan));
+        let tenants = crate::tenant::Tenants::new(&Arc::default(), &plan, 10);
+        let directory = Arc::new(crate::tenant::Directory::new(plan, &tenants));
+        let admitted = crate::pipeline::Admitted { caller, directory };
+        match credentials.headers.contains_key("authorization") {
+            false => Authentication::Ready(Ok(admitted)),
+            true => {
+                let answered = answered.clone();
+                Authentication::Waiting(Box::pin(async move {
+                    answered.cancelled().await;
+                    Ok(admitted)
+                }))
+            }
+        }
+    })
+}
+
+#[tokio::test]
+async fn senders_who_are_asked_about_do_not_stall_their_neighbours() {
+    let answered = tokio_util::sync::CancellationToken::new();
+    let admit: Admit = Arc::new(|_| Ok(()));
+    let server = start_asking(defaults(), Some(asks(&answered)), admit, accepts()).await;
+    let mut client = server.h2(server.grpc()).await;
+    let headers =
+        [("content-type", "application/grpc"), ("te", "trailers"), ("authorization", "Bearer unknown")];
+    // 100 of 1 MiB are more than the window of the connection holds, were they not read or let go; more
+    // than there are places, too.
+    let message = framed(false, &vec![0; (1 << 20) - 5]);
+    let mut asked = Vec::new();
+    for _ in 0..100 {
+        let (response, mut stream) = client.open("POST", path(Signal::Traces), &headers).await.unwrap();
+        tokio::time::timeout(PATIENCE, send(&mut stream, message.clone(), true))
+            .await
+            .expect("the body is taken or let go")
+            .unwrap();
+        asked.push(response);
+    }
+    let (large, mut stream) = client.open("POST", path(Signal::Traces), &headers).await.unwrap();
+    let sending = send(&mut stream, framed(false, &vec![0; 3 << 20]), true);
+    tokio::time::timeout(PATIENCE, sending).await.expect("the body is let go").unwrap();
+    a_hundred_small_calls(&mut client).await;
+    answered.cancel();
+    let (mut taken, mut again) = (0, 0);
+    for response in asked {
+        match read_answer(response).await.unwrap().code() {
+            0 => taken += 1,
+            14 => again += 1,
+            code => panic!("{code}"),
+        }
+    }
+    assert_eq!((taken, again), (64, 36));
+    let answer = read_answer(large).await.unwrap();
+    assert_eq!((answer.code(), answer.details().retry_after.is_some()), (14, true));
+    server.stop().await;
+}

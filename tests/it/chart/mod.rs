@@ -8,6 +8,7 @@ mod promises;
 mod refusals;
 mod renders;
 mod running;
+mod security;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

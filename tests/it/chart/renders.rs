@@ -46,7 +46,7 @@ fn mutated(template: &str, from: &str, to: &str) -> tempfile::TempDir {
 }
 
 /// Template, text in it, mistake in its place, values that render it.
-const MISTAKES: [(&str, &str, &str, &str); 17] = [
+const MISTAKES: [(&str, &str, &str, &str); 22] = [
     ("_pod.tpl", "enableServiceLinks:", "enableServiceLink:", "agent"),
     ("_pod.tpl", "hostNetwork: true", "hostNetwrk: true", "agent-host-network"),
     ("_pod.tpl", "containerPort: {{ $port.containerPort }}", "containerPort: \"4317\"", "agent"),
@@ -63,6 +63,11 @@ const MISTAKES: [(&str, &str, &str, &str); 17] = [
     ("monitor.yaml", "jobLabel:", "job:", "agent-monitoring"),
     ("prometheusrule.yaml", "groups:", "rules:", "gateway-monitoring"),
     ("poddisruptionbudget.yaml", "minAvailable: {{", "minAvailble: {{", "gateway-disruption-budget"),
+    ("role.yaml", "resourceNames:", "resourceName:", "agent-watch"),
+    ("role.yaml", "roleRef:", "role:", "agent-watch"),
+    ("role.yaml", "kind: ServiceAccount", "kynd: ServiceAccount", "agent-watch"),
+    ("clusterrole.yaml", "verbs:", "verb:", "agent-pods"),
+    ("clusterrole.yaml", "roleRef:", "role:", "gateway-pods"),
     ("tests/healthcheck.yaml", "restartPolicy: Never", "restartPolicy: Nevr", "gateway"),
 ];
 

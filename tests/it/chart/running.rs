@@ -2,7 +2,10 @@
 
 use std::process::Command;
 
+use serde_json::{Value, json};
+
 use super::{all_rendered, chart, container, file, objects, of_kind, output, template, with};
+use crate::harness::api_server::ApiServer;
 use crate::harness::{Answer, Grpc, Item, Sink, Tollgate, eventually, spans};
 
 /// The rendered configuration, on ports of the system's choice and with its state in a folder.
@@ -161,6 +164,41 @@ async fn a_changed_configmap_changes_the_rate_in_the_same_process() {
     assert!(refused["refused"]["problems"].to_string().contains("500%"), "{refused}");
     publish(mount.path(), "4", &second);
     in_force("2", true).await;
+    let (_, effective) = tollgate.get("admin", "/v1/policies/effective?tenant=acme").await;
+    assert!(effective.contains("0.5"), "{effective}");
+    tollgate.stop().await;
+}
+
+#[tokio::test]
+async fn a_changed_configmap_is_taken_from_the_api_server_and_told_by_events() {
+    let story = super::root().join("examples/change-a-rate-with-a-configmap");
+    let objects = objects(&template(&story.join("values-watch.yaml")));
+    let (folder, server) = (tempfile::tempdir().unwrap(), ApiServer::start().await);
+    let first = std::fs::read_to_string(story.join("policies.yaml")).unwrap();
+    let path = "/api/v1/namespaces/telemetry/configmaps/tollgate-policies";
+    let put = |text: &str| server.put(path, json!({ "data": { "policies.yaml": text } }));
+    put(&first);
+    let kubeconfig = server.kubeconfig(folder.path(), "telemetry");
+    let config = runnable(&file(&objects, "-config").unwrap(), folder.path().to_str().unwrap());
+    let tollgate = Tollgate::with(&config)
+        .policies(&first)
+        .environment("MY_POD_IP", "127.0.0.1")
+        .environment("KUBECONFIG", kubeconfig.to_str().unwrap())
+        .argument("--set=extensions.policies.config_map.auth_type=kubeConfig")
+        .start()
+        .await;
+    server.watched("configmaps").await;
+    let second = first.replace("rate: 10%", "rate: 50%").replace("revision: \"1\"", "revision: \"2\"");
+    put(&second);
+    put(&second.replace("rate: 50%", "rate: 500%"));
+    for (reason, note) in [("PoliciesTaken", "revision 2 is in force"), ("PoliciesRefused", "500%")] {
+        eventually(reason, || async {
+            let told =
+                |event: &Value| event["reason"] == reason && event["note"].as_str().unwrap().contains(note);
+            server.objects("events").iter().any(told).then_some(())
+        })
+        .await;
+    }
     let (_, effective) = tollgate.get("admin", "/v1/policies/effective?tenant=acme").await;
     assert!(effective.contains("0.5"), "{effective}");
     tollgate.stop().await;

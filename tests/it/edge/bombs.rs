@@ -91,11 +91,11 @@ async fn structure_bombs_of_4_kb_take_no_memory_and_neighbours_notice_nothing() 
         tokio::spawn(async move {
             let mut raw = Raw::connect(&address).await;
             let mut times = Vec::new();
-            for (service, bomb) in bombs.iter().cycle().skip(sender).take(each) {
+            for (number, (service, bomb)) in bombs.iter().enumerate().cycle().skip(sender).take(each) {
                 let begin = Instant::now();
                 let told = raw.grpc(service, "gzip", bomb).await;
                 times.push(begin.elapsed());
-                assert_eq!(told.code, Some(8), "{service}");
+                assert_eq!(told.code, Some(8), "bomb {number} of {service}");
             }
             times
         })
@@ -121,7 +121,7 @@ async fn structure_bombs_of_many_mib_take_less_than_64_mib_to_refuse() {
     let mut raw = Raw::connect(tollgate.address("otlp/http")).await;
     let mut worst = [0.0f64; 2];
     for size in [10 << 20, 18 << 20] {
-        for (service, bomb) in bombs(size) {
+        for (number, (service, bomb)) in bombs(size).into_iter().enumerate() {
             let packed = Bytes::from(gzip(&bomb));
             let bomb = Bytes::from(bomb);
             let path = http_path(service);
@@ -129,7 +129,7 @@ async fn structure_bombs_of_many_mib_take_less_than_64_mib_to_refuse() {
                 let usage = Usage::from_now(&tollgate);
                 for _ in 0..count(1, 10) {
                     let told = raw.post(path, (PROTOBUF, encoding), body).await;
-                    assert_eq!(told.status, 413, "{service}");
+                    assert_eq!(told.status, 413, "bomb {number} of {service}");
                 }
                 worst[form] = worst[form].max(usage.rise_mib());
             }

@@ -93,6 +93,14 @@ impl Http {
         Self { client, address: address.to_owned(), headers: Vec::new() }
     }
 
+    /// A client whose connections come from a loopback address of its own.
+    pub fn from_address(address: &str, source: &str) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_local_address(Some(source.parse().unwrap()));
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        Self { client, address: address.to_owned(), headers: Vec::new() }
+    }
+
     /// Every request from now on carries this header too.
     pub fn header(mut self, name: &'static str, value: &str) -> Self {
         self.headers.push((name, value.to_owned()));

@@ -14,7 +14,7 @@ pub use client::{Grpc, Http};
 pub use metrics::Metrics;
 pub use payload::{Item, logs, metrics, spans};
 pub use process::{EPHEMERAL, Start, Tollgate, get};
-pub use proof::{Keeper, Signer, post_with};
+pub use proof::{Keeper, Signer, post_with, secured};
 pub use sink::{Answer, Arrived, Sink};
 
 use std::time::Duration;

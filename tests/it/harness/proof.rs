@@ -20,15 +20,15 @@ use serde_json::{Value, json};
 
 use super::certificates::Pair;
 
-/// POSTs a protobuf body to `/v1/traces` over TLS with a client's certificate; none if there is no handshake.
-pub async fn post_with(
+/// A TLS connection to `localhost` at an address, with a client's certificate; none if there is no handshake.
+pub async fn secured(
     address: &str,
-    (authority, own): (&str, Option<&Pair>),
-    headers: &[(&str, &str)],
-    body: Vec<u8>,
-) -> Option<u16> {
+    (authorities, own): (&str, Option<&Pair>),
+) -> Option<tokio_rustls::client::TlsStream<tokio::net::TcpStream>> {
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap()).unwrap();
+    for authority in CertificateDer::pem_slice_iter(authorities.as_bytes()) {
+        roots.add(authority.unwrap()).unwrap();
+    }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder = builder.unwrap().with_root_certificates(roots);
@@ -42,7 +42,17 @@ pub async fn post_with(
     };
     let stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let stream = connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.ok()?;
+    connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.ok()
+}
+
+/// POSTs a protobuf body to `/v1/traces` over TLS with a client's certificate; none if there is no handshake.
+pub async fn post_with(
+    address: &str,
+    proof: (&str, Option<&Pair>),
+    headers: &[(&str, &str)],
+    body: Vec<u8>,
+) -> Option<u16> {
+    let stream = secured(address, proof).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
     let connection = tokio::spawn(connection);
     let mut request = http::Request::post("/v1/traces").header("host", "localhost");

@@ -8,6 +8,7 @@
 //! rights. It needs nothing of the harness around it, so that unit tests and benchmarks use it too.
 #![allow(dead_code, missing_docs, reason = "several programs include it, and none uses all of it")]
 
+mod forward;
 mod serve;
 mod store;
 
@@ -213,6 +214,11 @@ impl ApiServer {
     /// What goes wrong from now on; none: nothing. Open watches stay open.
     pub fn fault(&self, fault: Option<Fault>) {
         *lock(&self.shared.fault) = fault;
+    }
+
+    /// Forwards a port of a pod to an address.
+    pub fn forward(&self, pod: &str, port: u16, to: SocketAddr) {
+        lock(&self.shared.forwards).push((pod.to_owned(), port, to));
     }
 
     /// Ends all open watches.

@@ -18,10 +18,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::store::Target;
+use super::forward;
+use super::store::{Selectors, Target};
 use super::{Asked, End, Fault, Shared, lock};
 
-type Answer = Response<Pin<Box<dyn Body<Data = Bytes, Error = std::io::Error> + Send>>>;
+pub(super) type Answer = Response<Pin<Box<dyn Body<Data = Bytes, Error = std::io::Error> + Send>>>;
 
 pub async fn accept(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, shared: Arc<Shared>) {
     while let Ok((stream, _)) = listener.accept().await {
@@ -65,6 +66,9 @@ impl std::fmt::Display for Cut {
 impl std::error::Error for Cut {}
 
 async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Option<Answer> {
+    if request.uri().path().ends_with("/portforward") {
+        return Some(forward::answer(shared, request));
+    }
     let (head, body) = request.into_parts();
     let body = body.collect().await.ok()?.to_bytes();
     let asked = Asked {
@@ -102,7 +106,7 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Option<Answ
     })
 }
 
-fn parameters(query: &str) -> Vec<(String, String)> {
+pub(super) fn parameters(query: &str) -> Vec<(String, String)> {
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     pairs
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
@@ -125,11 +129,20 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+fn selectors(asked: &Asked) -> Selectors {
+    let text = |name: &str| asked.parameter(name).unwrap_or_default().to_owned();
+    Selectors { fields: text("fieldSelector"), labels: text("labelSelector") }
+}
+
 fn list(shared: &Shared, target: &Target, asked: &Asked, metadata_only: bool) -> Answer {
     let limit = asked.parameter("limit").and_then(|limit| limit.parse().ok()).filter(|limit| *limit > 0);
-    let fields = asked.parameter("fieldSelector").unwrap_or_default();
-    let page =
-        lock(&shared.store).list(target, fields, limit.unwrap_or(usize::MAX), asked.parameter("continue"));
+    let selectors = selectors(asked);
+    let page = lock(&shared.store).list(
+        target,
+        &selectors,
+        limit.unwrap_or(usize::MAX),
+        asked.parameter("continue"),
+    );
     let Ok(page) = page else { return status(410, "Expired") };
     let items: Vec<Value> = page.items.into_iter().map(|item| shaped(item, metadata_only)).collect();
     let kind = if metadata_only { "PartialObjectMetadata".to_owned() } else { target.kind() };
@@ -214,15 +227,15 @@ fn watch(shared: &Arc<Shared>, target: Target, asked: &Asked, metadata_only: boo
         Some(0) | None => store.version(),
         Some(version) => version,
     };
-    let fields = asked.parameter("fieldSelector").unwrap_or_default().to_owned();
-    if store.events(&target, &fields, (since, 0)).is_err() && !*lock(&shared.gone_as_event) {
+    let selectors = selectors(asked);
+    if store.events(&target, &selectors, (since, 0)).is_err() && !*lock(&shared.gone_as_event) {
         return status(410, "Expired");
     }
     drop(store);
     let seconds = asked.parameter("timeoutSeconds").and_then(|seconds| seconds.parse().ok()).unwrap_or(1800);
     let bookmarks = asked.parameter("allowWatchBookmarks") == Some("true");
     let (lines, body) = mpsc::channel(64);
-    let follow = Follow { shared: shared.clone(), target, fields, since, metadata_only, bookmarks, lines };
+    let follow = Follow { shared: shared.clone(), target, selectors, since, metadata_only, bookmarks, lines };
     lock(&shared.watches).push(follow.target.resource.clone());
     tokio::spawn(async move {
         // Its timeout ends a watch as a real server does: cleanly.
@@ -235,7 +248,7 @@ fn watch(shared: &Arc<Shared>, target: Target, asked: &Asked, metadata_only: boo
 struct Follow {
     shared: Arc<Shared>,
     target: Target,
-    fields: String,
+    selectors: Selectors,
     since: u64,
     metadata_only: bool,
     bookmarks: bool,
@@ -258,7 +271,7 @@ impl Follow {
         let mut place = 0;
         loop {
             changed.borrow_and_update();
-            let events = lock(&self.shared.store).events(&self.target, &self.fields, (self.since, place));
+            let events = lock(&self.shared.store).events(&self.target, &self.selectors, (self.since, place));
             let Ok((events, next)) = events else { return self.say(gone()).await };
             place = next;
             for event in events {
@@ -332,7 +345,7 @@ fn refused(code: u16, after: Option<u32>) -> Answer {
     answer
 }
 
-fn text(code: u16, body: String) -> Answer {
+pub(super) fn text(code: u16, body: String) -> Answer {
     let body = Full::new(Bytes::from(body)).map_err(|never: Infallible| match never {});
     let mut answer: Answer = Response::new(Box::pin(body));
     *answer.status_mut() = http::StatusCode::from_u16(code).unwrap_or_default();

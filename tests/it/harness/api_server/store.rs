@@ -149,7 +149,6 @@ impl Store {
     pub fn expire(&mut self) {
         self.version += 1;
         self.oldest = self.version;
-        self.history.clear();
     }
 
     pub fn get(&self, target: &Target) -> Option<Value> {
@@ -165,7 +164,13 @@ impl Store {
     }
 
     /// A page of at most `limit` objects, from where the one before ended.
-    pub fn list(&self, of: &Target, fields: &str, limit: usize, from: Option<&str>) -> Result<Page, Gone> {
+    pub fn list(
+        &self,
+        of: &Target,
+        selectors: &Selectors,
+        limit: usize,
+        from: Option<&str>,
+    ) -> Result<Page, Gone> {
         let (version, skip) = match from {
             None => (self.version, 0),
             Some(token) => {
@@ -176,7 +181,7 @@ impl Store {
         if version < self.oldest {
             return Err(Gone);
         }
-        let all = self.objects.iter().filter(|(target, object)| of.holds(target) && selects(fields, object));
+        let all = self.objects.iter().filter(|(target, object)| of.holds(target) && selectors.select(object));
         let mut rest = all.skip(skip).map(|(_, object)| object.clone());
         let items: Vec<_> = rest.by_ref().take(limit).collect();
         let next = rest.next().map(|_| format!("{version}-{}", skip + items.len()));
@@ -187,14 +192,14 @@ impl Store {
     pub fn events(
         &self,
         of: &Target,
-        fields: &str,
+        selectors: &Selectors,
         (since, place): (u64, usize),
     ) -> Result<(Vec<Value>, usize), Gone> {
         if since < self.oldest && place == 0 {
             return Err(Gone);
         }
         let fresh = self.history.iter().skip(place).filter(|change| change.version > since || place > 0);
-        Ok((fresh.filter_map(|change| told(change, of, fields)).collect(), self.history.len()))
+        Ok((fresh.filter_map(|change| told(change, of, selectors)).collect(), self.history.len()))
     }
 
     pub fn version(&self) -> u64 {
@@ -208,7 +213,7 @@ impl Store {
 }
 
 /// How one change looks through a selector: who leaves it is deleted, who enters is added.
-fn told(change: &Change, of: &Target, fields: &str) -> Option<Value> {
+fn told(change: &Change, of: &Target, selectors: &Selectors) -> Option<Value> {
     let Some(target) = &change.target else {
         let metadata = json!({ "resourceVersion": change.version.to_string() });
         let object = json!({ "apiVersion": of.api_version, "kind": of.kind(), "metadata": metadata });
@@ -217,7 +222,7 @@ fn told(change: &Change, of: &Target, fields: &str) -> Option<Value> {
     if !of.holds(target) {
         return None;
     }
-    let seen = |object: &Option<Value>| object.clone().filter(|object| selects(fields, object));
+    let seen = |object: &Option<Value>| object.clone().filter(|object| selectors.select(object));
     let (kind, object) = match (seen(&change.before), seen(&change.after)) {
         (None, None) => return None,
         (None, Some(after)) => ("ADDED", after),
@@ -230,12 +235,28 @@ fn told(change: &Change, of: &Target, fields: &str) -> Option<Value> {
     Some(json!({ "type": kind, "object": object }))
 }
 
-/// Whether an object has the fields a selector asks for.
-fn selects(fields: &str, object: &Value) -> bool {
-    fields.split(',').filter(|term| !term.is_empty()).all(|term| {
-        let (path, wanted) = term.split_once('=').unwrap_or((term, ""));
-        let pointer = format!("/{}", path.trim_end_matches('!').replace('.', "/"));
-        let found = object.pointer(&pointer).and_then(Value::as_str).unwrap_or_default();
-        (found == wanted.trim_start_matches('=')) != path.ends_with('!')
+/// What of a list or watch is wanted.
+#[derive(Debug, Clone, Default)]
+pub struct Selectors {
+    /// `metadata.name=x,spec.nodeName!=y`.
+    pub fields: String,
+    /// The same of labels.
+    pub labels: String,
+}
+
+impl Selectors {
+    fn select(&self, object: &Value) -> bool {
+        let field = |path: &str| object.pointer(&format!("/{}", path.replace('.', "/")));
+        let label = |key: &str| object["metadata"]["labels"].get(key);
+        holds(&self.fields, field) && holds(&self.labels, label)
+    }
+}
+
+/// Whether every term `key=value`, `key==value` or `key!=value` is so.
+fn holds<'o>(selector: &str, of: impl Fn(&str) -> Option<&'o Value>) -> bool {
+    selector.split(',').filter(|term| !term.is_empty()).all(|term| {
+        let (key, wanted) = term.split_once('=').unwrap_or((term, ""));
+        let found = of(key.trim_end_matches('!')).and_then(Value::as_str).unwrap_or_default();
+        (found == wanted.trim_start_matches('=')) != key.ends_with('!')
     })
 }
