@@ -9,6 +9,7 @@
 //! do not know each other. `tests/it/layers.rs` reads the list below and enforces it.
 
 // layer: ground
+pub mod cgroup;
 pub mod compression;
 pub mod identity;
 pub mod tasks;

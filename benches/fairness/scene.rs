@@ -90,13 +90,15 @@ impl Tenant {
     }
 
     pub(crate) async fn send(&self) -> u16 {
-        let send = async {
-            let mut requests = self.requests.clone().ready().await?;
-            let (response, mut stream) = requests.send_request(self.head.clone(), false)?;
-            stream.send_data(self.body.clone(), true)?;
-            http2::grpc_status(response).await
-        };
-        send.await.expect("the target answers")
+        self.try_send().await.expect("the target answers")
+    }
+
+    /// As [`Tenant::send`], to a target that may go away.
+    pub(crate) async fn try_send(&self) -> Result<u16, h2::Error> {
+        let mut requests = self.requests.clone().ready().await?;
+        let (response, mut stream) = requests.send_request(self.head.clone(), false)?;
+        stream.send_data(self.body.clone(), true)?;
+        http2::grpc_status(response).await
     }
 
     /// Sends every `interval` for as long as `lasting`, whether or not answers have come.

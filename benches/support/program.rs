@@ -108,6 +108,11 @@ impl Program {
         }
     }
 
+    /// The process id of the program.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
     /// User and system time so far, ended threads included; exact to 10 ms.
     pub(crate) fn cpu(&self) -> Duration {
         let stat = self.proc_file("stat");

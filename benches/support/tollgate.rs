@@ -82,12 +82,22 @@ impl Tollgate {
         policies: &Path,
         environment: &[(&str, &str)],
     ) -> Self {
+        let more = ["--workers=1".into(), "--policies".into(), policies.into()];
+        Self::by((&[binary.into()], environment), config_text, &more)
+    }
+
+    /// Starts one by a command that ends in the program, with variables in its environment and more arguments.
+    pub(crate) fn by(
+        (command, environment): (&[OsString], &[(&str, &str)]),
+        config_text: &str,
+        more: &[OsString],
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let config = folder.path().join("collector.yaml");
         std::fs::write(&config, config_text).expect("a writable temporary folder");
-        let words = ["run", "--log-format=json", "--workers=1", "--config"].map(OsString::from);
-        let files = [config.into(), "--policies".into(), policies.into()];
-        let mut program = Program::guarded("tollgate", binary, &[&words[..], &files].concat(), environment);
+        let words = ["run", "--log-format=json", "--config"].map(OsString::from);
+        let arguments = [&command[1..], &words, &[config.into()], more].concat();
+        let mut program = Program::guarded("tollgate", Path::new(&command[0]), &arguments, environment);
         let addresses = announced_addresses(&mut program);
         let address = |name: &str| match addresses.iter().find(|(known, _)| known == name) {
             Some((_, address)) => *address,
@@ -275,6 +285,12 @@ impl Admin {
         let revisions = self.get("/v1/revisions");
         let revisions: Value = serde_json::from_slice(&revisions).expect("the admin API speaks JSON");
         revisions.pointer("/in_force/revision").and_then(Value::as_str).map(str::to_owned)
+    }
+
+    /// How many workers there are.
+    pub(crate) fn workers(&mut self) -> Option<u64> {
+        let tasks: Value = serde_json::from_slice(&self.get("/debug/tasks")).ok()?;
+        tasks["workers"].as_u64()
     }
 
     /// Waits until `revision` is in force; false if that does not happen within `patience`.

@@ -80,6 +80,7 @@ fn options(policies: &Path) -> Options {
         policies: Some(policies.to_owned()),
         workers: None,
         log_format: LogFormat::Auto,
+        cgroup_root: crate::cgroup::ROOT.into(),
         shutdown_grace: Duration::from_secs(5),
     }
 }

@@ -6,6 +6,7 @@
 mod demo;
 mod demo_load;
 mod healthcheck;
+mod queue;
 mod status;
 mod validate;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cgroup;
 use crate::internal_telemetry::LogFormat;
 use crate::runtime::{self, Options};
 
@@ -44,6 +46,8 @@ enum Command {
     Status(status::Arguments),
     /// Ask a health URL; exit code 0 if it answers that all is well, else 1.
     Healthcheck(healthcheck::Arguments),
+    /// Look at a durable queue on disk.
+    Queue(queue::Arguments),
 }
 
 #[derive(Debug, Args)]
@@ -74,6 +78,10 @@ struct RunArguments {
     /// Threads that carry requests. Default: what the CPU quota of the cgroup and the affinity allow.
     #[arg(long, value_name = "COUNT", env = "TOLLGATE_WORKERS", hide_env_values = true)]
     workers: Option<usize>,
+    /// Where the control groups are mounted whose CPU and memory limits are followed.
+    #[arg(long, value_name = "FOLDER", default_value = cgroup::ROOT, env = "TOLLGATE_CGROUP_ROOT",
+          hide_env_values = true)]
+    cgroup_root: PathBuf,
     /// How log lines look.
     #[arg(long, value_enum, default_value_t = LogFormat::Auto, env = "TOLLGATE_LOG_FORMAT", hide_env_values = true)]
     log_format: LogFormat,
@@ -90,6 +98,7 @@ impl From<RunArguments> for Options {
             set: typed.config.set,
             policies: typed.config.policies,
             workers: typed.workers,
+            cgroup_root: typed.cgroup_root,
             log_format: typed.log_format,
             shutdown_grace: typed.shutdown_grace,
         }
@@ -107,6 +116,7 @@ pub fn main() -> ExitCode {
         Command::Components => print_components(),
         Command::Status(status) => status::run(&status),
         Command::Healthcheck(healthcheck) => healthcheck::run(&healthcheck),
+        Command::Queue(queue) => queue::run(&queue),
     }
 }
 

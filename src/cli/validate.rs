@@ -21,7 +21,10 @@ pub(super) struct Arguments {
 /// Prints every problem to stderr, or a line per file to stdout.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let config = &arguments.config;
-    let files = Files { config: &config.config, set: &config.set, policies: config.policies.as_deref() };
+    // Where it will run is not known here, so all sizes fit.
+    let memory = u64::MAX;
+    let files =
+        Files { config: &config.config, set: &config.set, policies: config.policies.as_deref(), memory };
     let checked = match runtime::check(files) {
         Ok(checked) => checked,
         Err(problems) => return fail(&problems),

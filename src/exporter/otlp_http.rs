@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, DATE, RETRY_AFTER, USER_AGENT};
 use http::uri::Uri;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 
@@ -232,7 +232,8 @@ impl Destination for Http {
         }
         // The status says enough; a page that cannot be read changes nothing.
         let page = read.and_then(|read| pool::decompress(encoding, read.data, MAX_ERROR_BYTES));
-        Err(refused(head.status, &page.unwrap_or_default(), is_json, text(RETRY_AFTER)))
+        let asked = asked(&head.headers, SystemTime::now());
+        Err(refused(head.status, &page.unwrap_or_default(), is_json, asked))
     }
 }
 
@@ -270,13 +271,40 @@ fn accepted(signal: Signal, data: &[u8], is_json: bool) -> Result<ExportResponse
     }
 }
 
-fn refused(status: StatusCode, page: &[u8], is_json: bool, retry_after: Option<&str>) -> SendError {
+/// What `Retry-After` asks for. A date is compared with the destination's own `Date`, for its clock and ours
+/// may differ by hours and jump; without one with `now`.
+fn asked(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let told = text(DATE).and_then(|date| httpdate::parse_http_date(date).ok());
+    answer::retry_after(text(RETRY_AFTER)?, told.unwrap_or(now))
+}
+
+fn refused(status: StatusCode, page: &[u8], is_json: bool, asked: Option<Duration>) -> SendError {
     let told = if is_json { Status::from_json(page) } else { Status::from_protobuf(page) };
     let may_ask = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
-    let asked = retry_after
-        .filter(|_| may_ask)
-        .and_then(|text| answer::retry_after(text, SystemTime::now()))
-        .or(told.retry_after);
+    let asked = asked.filter(|_| may_ask).or(told.retry_after);
     let message = format!("answered with HTTP status {}: {}", status.as_u16(), told.message);
     answer::http(status, SendFailure { code: 0, message, retry_after: asked })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_date_to_come_back_at_means_the_same_however_wrong_our_clock_is() {
+        let date = |text: &'static str| HeaderValue::from_static(text);
+        let now = httpdate::parse_http_date("Sun, 06 Nov 2022 08:49:37 GMT").unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, date("Sun, 06 Nov 2022 08:49:40 GMT"));
+        assert_eq!(asked(&headers, now), Some(Duration::from_secs(3)));
+        headers.insert(DATE, date("Sun, 06 Nov 2022 08:49:38 GMT"));
+        for jump in [0, 3600, 86_400] {
+            let jump = Duration::from_secs(jump);
+            assert_eq!(asked(&headers, now + jump), Some(Duration::from_secs(2)));
+            assert_eq!(asked(&headers, now - jump), Some(Duration::from_secs(2)));
+        }
+        headers.insert(RETRY_AFTER, date("7"));
+        assert_eq!(asked(&headers, now), Some(Duration::from_secs(7)));
+    }
 }

@@ -256,6 +256,14 @@ define! {
         "Resources whose sender wrote an attribute that contradicts the pod at its address.";
     TLS_RELOAD_FAILURES: Counter "tollgate_tls_reload_failures_total" "{reloads}" ["component"]
         "Certificates or keys that changed on disk and could not be used; the old ones stay.";
+    CPU_LIMIT: Gauge "tollgate_cpu_limit" "{cpu}" []
+        "CPUs the control group allows; absent without a quota.";
+    MEMORY_LIMIT: Gauge "tollgate_memory_limit_bytes" "By" []
+        "Memory the control group allows; without a limit, what the machine has.";
+    MEMORY_POOL: Gauge "tollgate_memory_pool_bytes" "By" ["pool"]
+        "What may take memory, and how much at most: program, tenants, queue/EXPORTER, requests; the sum is below the limit.";
+    REQUESTS_HELD: Gauge "tollgate_requests_held_bytes" "By" []
+        "What requests under way take of their pool now.";
     TLS_NOT_AFTER: Gauge "tollgate_tls_not_after_seconds" "s" ["component"]
         "When the certificate in use, or one of its chain, ends, in seconds since 1970; absent without one.";
     TASKS_ALIVE: Gauge "tollgate_tasks_alive" "{tasks}" []

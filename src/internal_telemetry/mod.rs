@@ -27,6 +27,7 @@ mod usage;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::SystemTime;
 
@@ -47,6 +48,7 @@ pub use storage::{StorageUsage, StorageWatch};
 pub use traces::Traces;
 pub use usage::Usage;
 
+use crate::cgroup::Capacity;
 use crate::otlp::PerSignal;
 use crate::outcome::Ledger;
 use crate::tasks::{Scope, TaskInfo};
@@ -85,6 +87,9 @@ struct Inner {
     workers: Gauge,
     ready: Gauge,
     tasks: RwLock<Option<Scope>>,
+    capacity: OnceLock<Capacity>,
+    requests_held: OnceLock<Arc<AtomicU64>>,
+    pools: Mutex<Vec<(String, u64)>>,
 }
 
 impl Telemetry {
@@ -115,6 +120,9 @@ impl Telemetry {
             workers: Gauge::default(),
             ready: Gauge::default(),
             tasks: RwLock::default(),
+            capacity: OnceLock::new(),
+            requests_held: OnceLock::new(),
+            pools: Mutex::default(),
         }))
     }
 
@@ -220,6 +228,21 @@ impl Telemetry {
     pub fn tasks(&self, most: usize) -> Vec<TaskInfo> {
         let root = self.0.tasks.read().unwrap_or_else(PoisonError::into_inner);
         root.as_ref().map_or_else(Vec::new, |root| root.tasks(most))
+    }
+
+    /// Shows what this process may use; the first call counts.
+    pub fn watch_capacity(&self, capacity: &Capacity) {
+        self.0.capacity.get_or_init(|| capacity.clone());
+    }
+
+    /// Shows the bytes that requests under way hold; the first call counts.
+    pub fn watch_requests(&self, held: Arc<AtomicU64>) {
+        self.0.requests_held.get_or_init(|| held);
+    }
+
+    /// Replaces the bounds of what may take memory, by name, in bytes.
+    pub fn set_pools(&self, pools: Vec<(String, u64)>) {
+        *self.0.pools.lock().unwrap_or_else(PoisonError::into_inner) = pools;
     }
 
     /// Shows how many lines the log left out; the first call counts.

@@ -223,6 +223,17 @@ fn tenant(account: &Account, families: &mut Families) {
 fn program(inner: &Inner, families: &mut Families) {
     families.add(&catalog::READY, &[], inner.ready.get());
     families.add(&catalog::WORKERS, &[], inner.workers.get());
+    if let Some(capacity) = inner.capacity.get() {
+        if let Some(cpus) = capacity.cpus() {
+            families.add(&catalog::CPU_LIMIT, &[], cpus);
+        }
+        families.add(&catalog::MEMORY_LIMIT, &[], capacity.memory());
+    }
+    for (pool, bytes) in &*inner.pools.lock().unwrap_or_else(PoisonError::into_inner) {
+        families.add(&catalog::MEMORY_POOL, &[pool], *bytes);
+    }
+    let held = inner.requests_held.get().map_or(0, |held| held.load(Ordering::Relaxed));
+    families.add(&catalog::REQUESTS_HELD, &[], held);
     if let Some(tasks) = &*inner.tasks.read().unwrap_or_else(PoisonError::into_inner) {
         families.add(&catalog::TASKS_ALIVE, &[], tasks.alive() as u64);
         families.add(&catalog::TASKS_ABORTED, &[], tasks.aborted() as u64);

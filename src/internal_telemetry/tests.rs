@@ -60,7 +60,11 @@ pub(super) fn busy(rule: &str) -> Telemetry {
     telemetry.watch_tasks(&crate::tasks::Scope::root("test"));
     telemetry.kubernetes_watch("configmaps").failures.add(1);
     telemetry.watch_tls("receiver/otlp", || TlsReading { failed_reloads: 2, not_after: Some(1) });
-    telemetry.kubernetes_watch("configmaps").up.set(1);
+    let groups = tempfile::tempdir().unwrap();
+    std::fs::write(groups.path().join("cgroup.controllers"), "").unwrap();
+    std::fs::write(groups.path().join("cpu.max"), "150000 100000").unwrap();
+    telemetry.watch_capacity(&crate::cgroup::Capacity::read(groups.path()));
+    telemetry.set_pools(vec![("requests".into(), 64 << 20)]);
     telemetry
 }
 

@@ -16,6 +16,7 @@ mod ends;
 mod engine;
 mod format;
 mod index;
+mod inspect;
 mod recovery;
 mod relief;
 mod room;
@@ -38,6 +39,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use engine::Engine;
+pub use inspect::{Inspection, SegmentReport, TenantReport, inspect, read_segment};
 use shared::{Append, INBOX_KIB, Read, SetAside, Shared, lock};
 pub use storage::{Disk, Storage, StoredFile};
 pub use types::{

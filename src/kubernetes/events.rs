@@ -145,7 +145,7 @@ fn cut(text: &str, max: usize) -> String {
     if text.len() <= max {
         return text.to_owned();
     }
-    let end = (0..=max - MORE.len()).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let end = (0..=max - MORE.len()).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     format!("{}{MORE}", &text[..end])
 }
 

@@ -34,14 +34,19 @@ impl Limits {
         bytes.saturating_mul(16).max(LEAST_BUDGET)
     }
 
-    /// The limits that go with a message size: what a request of that size may be decoded; an index that has room for 150,000 items whatever their size,
-    /// and for as many as fit the message if each has at least 50 bytes (identifiers, times and a name); and
-    /// the deepest nesting.
+    /// The room an index of a request of this many bytes has beyond them.
+    pub(super) fn index_budget_of(bytes: usize) -> usize {
+        const LEAST_INDEX: usize = 6 << 20;
+        // An item takes 80 bytes of index, of which its own 50 pay as many.
+        (bytes / 50).saturating_mul(30).max(LEAST_INDEX)
+    }
+
+    /// The limits that go with a message size: what a request of that size may be decoded; an index that
+    /// has room for 75,000 items whatever their size, and for as many as fit the message if each has at
+    /// least 50 bytes (identifiers, times and a name); and the deepest nesting.
     pub fn for_message_size(max_bytes: usize) -> Self {
-        const LEAST_INDEX: usize = 12 << 20;
         let decoded_budget = Self::decoded_budget_of(max_bytes);
-        // An item takes 80 bytes of index.
-        let index_budget = (max_bytes / 50).saturating_mul(30).max(LEAST_INDEX);
+        let index_budget = Self::index_budget_of(max_bytes);
         Self { max_bytes, decoded_budget, index_budget, max_depth: Self::MAX_DEPTH }
     }
 }

@@ -39,7 +39,7 @@ impl<'i, 'b> Walk<'i, 'b> {
             tally,
             budget: limits.decoded_budget.min(Limits::decoded_budget_of(bytes.len())),
             noted: 0,
-            index_budget: limits.index_budget,
+            index_budget: limits.index_budget.min(Limits::index_budget_of(bytes.len())),
             depth,
         }
     }

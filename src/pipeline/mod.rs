@@ -17,6 +17,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::authentication::Verifiers;
+use crate::cgroup::Capacity;
 use crate::config::processor::{Batch, Processor as ProcessorConfig};
 use crate::config::{ComponentId, Config, PipelineId, Receiver, exporter, receiver};
 use crate::exporter::{Exporter, PrepareError, Storage};
@@ -93,15 +94,20 @@ pub enum GraphError {
 }
 
 impl Graph {
-    /// Connects the components to what outlives them.
+    /// Connects the components to what outlives them; percentages of memory are those of `capacity`.
     ///
     /// # Errors
     /// [`GraphError`]: the configuration must change.
-    pub fn prepare(config: &Config, telemetry: &Telemetry, lasting: &Lasting) -> Result<Self, GraphError> {
+    pub fn prepare(
+        config: &Config,
+        telemetry: &Telemetry,
+        lasting: &Lasting,
+        capacity: &Capacity,
+    ) -> Result<Self, GraphError> {
         let Lasting { directory, caps, pods } = lasting;
         let board = directory.load().table().board().clone();
         let (exporters, limiters) = (HashMap::new(), HashMap::new());
-        let mut builder = Builder { config, telemetry, board, caps, pods, exporters, limiters };
+        let mut builder = Builder { config, telemetry, board, caps, pods, capacity, exporters, limiters };
         let mut pipelines: Vec<(&PipelineId, Arc<Pipeline>)> = Vec::new();
         for id in config.service.pipelines.keys() {
             pipelines.push((id, Arc::new(builder.pipeline(id)?)));
@@ -149,6 +155,7 @@ struct Builder<'a> {
     config: &'a Config,
     telemetry: &'a Telemetry,
     caps: &'a Arc<Caps>,
+    capacity: &'a Capacity,
     pods: &'a Pods,
     board: Arc<Board>,
     exporters: HashMap<ComponentId, Exporter>,
@@ -194,7 +201,7 @@ impl Builder<'_> {
             }
             ProcessorConfig::MemoryLimiter(config) => {
                 let metrics = self.telemetry.memory_limiter(id.as_str());
-                let new = || Arc::new(MemoryLimiter::new(config, metrics));
+                let new = || Arc::new(MemoryLimiter::new(config, metrics, self.capacity));
                 Kind::MemoryLimiter(self.limiters.entry(id.clone()).or_insert_with(new).clone())
             }
         }))

@@ -195,6 +195,12 @@ pub enum Refusal {
 const SUCCESSOR: Duration = Duration::from_secs(1);
 
 impl Refusal {
+    /// Requests under way take all the memory there is for them.
+    pub fn no_memory() -> Self {
+        // Scattered, so that those who were told together do not come back together.
+        Refusal::MemoryPressure { retry_after: Duration::from_millis(fastrand::u64(1_000..3_000)) }
+    }
+
     /// The collector goes away before the request was done.
     pub fn shutting_down() -> Self {
         Refusal::ShuttingDown { retry_after: SUCCESSOR }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::cgroup::Capacity;
 use crate::config::processor::MemoryLimiter as Config;
 use crate::internal_telemetry::metrics::MemoryLimiterMetrics;
 use crate::otlp::Signal;
@@ -18,19 +19,32 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// The state one configured limiter shares over all pipelines that name it.
 #[derive(Debug)]
 pub struct MemoryLimiter {
-    soft_bytes: u64,
+    config: Config,
+    capacity: Capacity,
     interval: Duration,
     refusing: AtomicBool,
     metrics: MemoryLimiterMetrics,
 }
 
 impl MemoryLimiter {
-    /// Works out the soft limit: the limit less the spike, of MiB or of what the cgroup or machine has.
-    pub fn new(config: &Config, metrics: MemoryLimiterMetrics) -> Self {
-        let limit = limits::bytes(config.limit_mib, config.limit_percentage).unwrap_or(u64::MAX);
-        let spike = limits::bytes(config.spike_limit_mib, config.spike_limit_percentage);
-        let soft_bytes = limit.saturating_sub(spike.unwrap_or(limit / 5));
-        Self { soft_bytes, interval: config.check_interval, refusing: AtomicBool::new(false), metrics }
+    /// One that refuses nothing yet; percentages are of what `capacity` says, whenever it is measured.
+    pub fn new(config: &Config, metrics: MemoryLimiterMetrics, capacity: &Capacity) -> Self {
+        Self {
+            config: config.clone(),
+            capacity: capacity.clone(),
+            interval: config.check_interval,
+            refusing: AtomicBool::new(false),
+            metrics,
+        }
+    }
+
+    /// The limit less the spike, of MiB or of the memory there is, in bytes.
+    fn soft_bytes(&self) -> u64 {
+        let Config { limit_mib, limit_percentage, spike_limit_mib, spike_limit_percentage, .. } = self.config;
+        let total = self.capacity.memory();
+        let limit = limits::bytes((limit_mib, limit_percentage), total).unwrap_or(u64::MAX);
+        let spike = limits::bytes((spike_limit_mib, spike_limit_percentage), total);
+        limit.saturating_sub(spike.unwrap_or(limit / 5))
     }
 
     /// Counts items that come by; the time to come back after, if they are refused.
@@ -50,9 +64,9 @@ impl MemoryLimiter {
     }
 
     fn note(&self, used_bytes: u64) {
-        let refuse = used_bytes > self.soft_bytes;
+        let soft_bytes = self.soft_bytes();
+        let refuse = used_bytes > soft_bytes;
         let refused = self.refusing.swap(refuse, Ordering::Relaxed);
-        let soft_bytes = self.soft_bytes;
         if refuse && !refused {
             tracing::warn!(name: "memory_limiter.refusing", used_bytes, soft_bytes,
                 "Memory usage is above soft limit. Refusing data.");
@@ -69,10 +83,10 @@ mod limits {
     const PAGE_BYTES: u64 = 4096;
 
     /// MiB, or a percentage of the total; `None` when neither is set.
-    pub(super) fn bytes(mib: u32, percentage: u32) -> Option<u64> {
+    pub(super) fn bytes((mib, percentage): (u32, u32), total: u64) -> Option<u64> {
         match (mib, percentage) {
             (0, 0) => None,
-            (0, percentage) => total_bytes().map(|total| total / 100 * u64::from(percentage)),
+            (0, percentage) => Some(total / 100 * u64::from(percentage)),
             (mib, _) => Some(u64::from(mib) << 20),
         }
     }
@@ -83,23 +97,6 @@ mod limits {
         let (resident, shared) = (fields.next().unwrap_or(0), fields.next().unwrap_or(0));
         resident.saturating_sub(shared) * PAGE_BYTES
     }
-
-    /// The cgroup's limit (version 2, then 1), else what the machine has.
-    fn total_bytes() -> Option<u64> {
-        let cgroup = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-        let read = |path: &&str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-        let machine = machine_bytes();
-        // Version 1 says "no limit" by a number larger than any machine.
-        let limit =
-            cgroup.iter().find_map(read).filter(|limit| machine.is_none_or(|machine| *limit < machine));
-        limit.or(machine)
-    }
-
-    fn machine_bytes() -> Option<u64> {
-        let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
-        let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-        line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
-    }
 }
 
 #[cfg(test)]
@@ -109,7 +106,7 @@ mod tests {
     #[test]
     fn refuses_above_the_soft_limit_and_resumes_below() {
         let config = Config { limit_mib: 100, spike_limit_mib: 25, ..Config::default() };
-        let limiter = MemoryLimiter::new(&config, MemoryLimiterMetrics::default());
+        let limiter = MemoryLimiter::new(&config, MemoryLimiterMetrics::default(), &Capacity::unlimited());
         let check = |used_mib: u64, refuses: bool| {
             limiter.note(used_mib << 20);
             assert_eq!(limiter.refuses(Signal::Logs, 1).is_some(), refuses, "{used_mib} MiB");
@@ -123,16 +120,28 @@ mod tests {
 
     #[test]
     fn without_a_spike_a_fifth_of_the_limit_is_kept_free() {
-        let limiter = MemoryLimiter::new(
-            &Config { limit_mib: 100, ..Config::default() },
-            MemoryLimiterMetrics::default(),
-        );
-        assert_eq!(limiter.soft_bytes, 80 << 20);
+        let config = Config { limit_mib: 100, ..Config::default() };
+        let limiter = MemoryLimiter::new(&config, MemoryLimiterMetrics::default(), &Capacity::unlimited());
+        assert_eq!(limiter.soft_bytes(), 80 << 20);
+    }
+
+    #[test]
+    fn percentages_follow_the_memory_there_is() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| std::fs::write(root.path().join(file), text).unwrap();
+        write("cgroup.controllers", "");
+        write("memory.max", "104857600");
+        let capacity = Capacity::read(root.path());
+        let config = Config { limit_percentage: 80, spike_limit_percentage: 20, ..Config::default() };
+        let limiter = MemoryLimiter::new(&config, MemoryLimiterMetrics::default(), &capacity);
+        assert_eq!(limiter.soft_bytes(), 60 << 20);
+        write("memory.max", "209715200");
+        assert!(capacity.look());
+        assert_eq!(limiter.soft_bytes(), 120 << 20);
     }
 
     #[test]
     fn this_process_uses_memory() {
         assert!(limits::used_bytes() > 0);
-        assert!(limits::bytes(0, 50).unwrap() > limits::bytes(0, 25).unwrap());
     }
 }

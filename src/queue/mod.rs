@@ -345,6 +345,17 @@ impl Queue {
         *self.lock().room.bounds()
     }
 
+    /// Changes the bound in bytes; what is held already stays.
+    pub fn set_max_bytes(&self, max_bytes: u64) {
+        let mut state = self.lock();
+        let grown = max_bytes > state.room.bounds().max_bytes;
+        state.room.set_max_bytes(max_bytes);
+        self.0.metrics.queue_capacity_bytes.set(i64::try_from(max_bytes).unwrap_or(i64::MAX));
+        if grown {
+            state.waiters.wake_next();
+        }
+    }
+
     /// Room in use by each tenant, by label; tenants that share a label are added up.
     pub fn bytes_by_tenant(&self) -> Vec<(crate::identity::TenantId, u64)> {
         let state = self.lock();

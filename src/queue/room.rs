@@ -163,6 +163,10 @@ impl Room {
         self.bounds = bounds;
     }
 
+    pub(super) fn set_max_bytes(&mut self, max_bytes: u64) {
+        self.bounds.max_bytes = max_bytes;
+    }
+
     pub(super) fn used(&self) -> &Size {
         &self.used
     }

@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use tokio::time::{Instant, Sleep};
 
+use super::budget::Charge;
 use super::grpc;
 
 /// Reserved at once for a body that comes in pieces, however large it was announced.
@@ -58,6 +59,8 @@ pub(super) enum Unread {
     Stalled,
     /// The deadline passed.
     Deadline,
+    /// There is no memory for it now.
+    NoMemory,
     /// The client went away or broke the protocol.
     Broken,
 }
@@ -133,14 +136,18 @@ pub(super) struct Gathered {
     first: Bytes,
     /// The whole so far, once there was a second piece.
     joined: Option<BytesMut>,
+    held: Charge,
 }
 
 impl Gathered {
-    pub(super) fn new(shape: Shape) -> Self {
-        Self { shape, first: Bytes::new(), joined: None }
+    pub(super) fn new(shape: Shape, held: Charge) -> Self {
+        Self { shape, first: Bytes::new(), joined: None, held }
     }
 
     fn add(&mut self, piece: Bytes, limit: usize) -> Result<(), Unread> {
+        if !self.held.take(piece.len() as u64) {
+            return Err(Unread::NoMemory);
+        }
         if self.as_slice().is_empty() {
             self.first = piece;
         } else {
@@ -181,9 +188,9 @@ impl Gathered {
         self.joined.as_deref().unwrap_or(&self.first)
     }
 
-    /// The whole body, if it was read to its end.
-    pub(super) fn whole(self) -> Bytes {
-        self.joined.map_or(self.first, BytesMut::freeze)
+    /// The whole body, if it was read to its end, and the memory it holds.
+    pub(super) fn whole(self) -> (Bytes, Charge) {
+        (self.joined.map_or(self.first, BytesMut::freeze), self.held)
     }
 }
 

@@ -12,6 +12,7 @@
 
 mod answer;
 mod body;
+mod budget;
 mod connection;
 mod frames;
 mod grpc;
@@ -38,6 +39,7 @@ use listen::{Caps, Dealing, Listener};
 use service::{Intake, Service};
 use work::Ending;
 
+pub use budget::Budget;
 pub use listen::Address;
 pub use sockets::Sockets;
 
@@ -58,6 +60,8 @@ pub type Authenticate = Arc<dyn Fn(Credentials<'_>) -> Authentication + Send + S
 pub struct Hooks<G, A> {
     /// Asked who sends when only the headers are known; none: nobody needs to know.
     pub authenticate: Option<Authenticate>,
+    /// What bodies under way are charged to.
+    pub memory: Budget,
     /// Asked when only the headers are known, `Fn(&Arrival) -> Result<Pass, Refusal>`; must not wait.
     pub admit: G,
     /// Takes the request, `Fn(Request) -> Future<Output = Result<Accepted, Refusal>>`; dropped when the
@@ -281,6 +285,7 @@ impl Bound {
             };
             let service = Service {
                 intake: hooks.clone(),
+                memory: hooks.memory.clone(),
                 metrics: metrics.clone(),
                 rules: door.requests,
                 waiting: waiting::Waiting::default(),

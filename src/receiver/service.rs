@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::answer::Fault;
 use super::body::{self, Bounds, Gathered, Shape, Unread};
+use super::budget::Budget;
 use super::grpc::{self, BadFrame};
 use super::reply::{self, Format, GRPC_ENCODINGS, Reply};
 use super::waiting::{Begun, Waiting};
@@ -61,6 +62,7 @@ pub(super) struct Peer {
 /// What every request of one listener has in common.
 pub(super) struct Service<I> {
     pub(super) intake: I,
+    pub(super) memory: Budget,
     pub(super) metrics: Metrics,
     pub(super) rules: Rules,
     pub(super) waiting: Waiting,
@@ -230,7 +232,7 @@ where
         let working = async {
             let mut plan = service.plan(dialect, &mut head)?;
             deadline = Some(plan.deadline);
-            let mut begun = Begun { body, gathered: Gathered::new(plan.shape) };
+            let mut begun = Begun { body, gathered: Gathered::new(plan.shape, service.memory.charge()) };
             let certificate = peer.certificate.as_ref();
             let address = peer.address.map(|address| address.ip());
             let shown = Credentials { headers: &head.headers, certificate, address };
@@ -249,8 +251,13 @@ where
             let pass = service.admit(&mut plan, &peer, &head.headers, admitted.as_ref())?;
             let read = body::read(&mut begun.body, &mut begun.gathered, &plan.bounds).await;
             let read = read.map_err(|unread| plan.fault(unread));
-            let body = read.and_then(|()| service.rules.decode(&plan, begun.gathered.whole()));
+            let (content, mut held) = begun.gathered.whole();
+            let body = read.and_then(|()| service.rules.decode(&plan, content));
             let body = body.inspect_err(|fault| plan.count_too_large(fault, &pass))?;
+            // The message, and what it is rewritten to.
+            if !held.take(2 * body.len() as u64) {
+                return Err(Refusal::no_memory().into());
+            }
             let request = crate::pipeline::Request {
                 signal: plan.signal,
                 body,
@@ -308,17 +315,19 @@ impl<I: Intake> Service<I> {
             _ => (Transport::Http, Shape::Plain(announced), &self.metrics.http),
         };
         let deadline = rules.deadline(now, transport, &head.headers)?;
-        if announced.is_some_and(|length| length > shape.most(rules.limit)) {
-            return Err(Fault::TooLarge { limit: rules.limit });
+        // A request that takes all the memory there is for requests would never get it.
+        let limit = rules.limit.min(bytes(self.memory.most() / 3));
+        if announced.is_some_and(|length| length > shape.most(limit)) {
+            return Err(Fault::TooLarge { limit });
+        }
+        if announced.is_some_and(|length| !self.memory.has_room(length)) {
+            return Err(Refusal::no_memory().into());
         }
         if rules.include_metadata {
             authority_as_host(head);
         }
-        let bounds = Bounds {
-            limit: rules.limit,
-            progress: rules.progress,
-            deadline: deadline.min(now + rules.read_timeout),
-        };
+        let bounds =
+            Bounds { limit, progress: rules.progress, deadline: deadline.min(now + rules.read_timeout) };
         Ok(Plan {
             signal,
             transport,
@@ -419,6 +428,7 @@ impl Plan<'_> {
             Unread::Trailing => BadFrame::Trailing.into(),
             Unread::Deadline if self.bounds.deadline == self.deadline => Refusal::DeadlineExceeded.into(),
             Unread::Deadline | Unread::Stalled => Fault::Stalled,
+            Unread::NoMemory => Refusal::no_memory().into(),
             Unread::Broken => Fault::Broken,
         }
     }

@@ -15,7 +15,7 @@ use crate::internal_telemetry::traces::request_span;
 use crate::internal_telemetry::{Telemetry, TlsReading};
 use crate::outcome::CancelReason;
 use crate::pipeline::{Accepted, Entrance, Graph, Refusal, Request, Transport};
-use crate::receiver::{Arrival, Bound, Hooks, Metrics, Receiver, Sockets};
+use crate::receiver::{Arrival, Bound, Budget, Hooks, Metrics, Receiver, Sockets};
 use crate::tasks::{Scope, Workers};
 
 /// How often a retired generation looks whether its queues are empty.
@@ -33,7 +33,7 @@ impl Generation {
     pub(super) async fn start(
         graph: Graph,
         scope: &Scope,
-        workers: &Workers,
+        (workers, budget): (&Workers, &Budget),
         (sockets, stores): (&mut Sockets, &Stores),
     ) -> anyhow::Result<Self> {
         let mut bound: Vec<(ComponentId, Bound, Entrance)> = Vec::new();
@@ -55,8 +55,9 @@ impl Generation {
             let stop = scope.token().clone();
             scope.spawn("memory_limiter", async move { limiter.watch(stop).await });
         }
-        let receivers =
-            bound.into_iter().map(|(id, bound, entrance)| (id, serve(bound, entrance, &scope, workers)));
+        let receivers = bound
+            .into_iter()
+            .map(|(id, bound, entrance)| (id, serve(bound, (entrance, budget), &scope, workers)));
         Ok(Self { receivers: receivers.collect(), exporters: graph.exporters, scope })
     }
 
@@ -229,7 +230,12 @@ fn note(span: &tracing::Span, result: &Result<Accepted, Refusal>) {
     };
 }
 
-fn serve(bound: Bound, entrance: Entrance, scope: &Scope, workers: &Workers) -> Receiver {
+fn serve(
+    bound: Bound,
+    (entrance, budget): (Entrance, &Budget),
+    scope: &Scope,
+    workers: &Workers,
+) -> Receiver {
     let metrics = Metrics {
         grpc: entrance.metrics(Transport::Grpc).clone(),
         http: entrance.metrics(Transport::Http).clone(),
@@ -237,6 +243,7 @@ fn serve(bound: Bound, entrance: Entrance, scope: &Scope, workers: &Workers) -> 
     };
     let (knowing, admitting, accepting) = (entrance.clone(), entrance.clone(), entrance);
     let hooks = Hooks {
+        memory: budget.clone(),
         authenticate: Some(Arc::new(move |credentials: Credentials<'_>| knowing.authenticate(credentials))),
         admit: move |arrival: &Arrival<'_>| admitting.admit(arrival),
         accept: move |request: Request| {

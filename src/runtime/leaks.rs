@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::internal_telemetry::Telemetry;
 
 /// Gauges that are 0 when nothing is under way.
-const HELD: [&str; 5] = [
+const HELD: [&str; 6] = [
+    "tollgate_requests_held_bytes",
     "tollgate_receiver_connections",
     "tollgate_receiver_in_flight_requests",
     "otelcol_exporter_in_flight_requests",

@@ -4,10 +4,12 @@
 //! network and disk was checked; when [`Collector::stop`] returns no task is alive and every accepted
 //! item is accounted for.
 
+mod capacity;
 mod effective;
 mod generation;
 mod in_force;
 mod leaks;
+mod pools;
 mod prepare;
 mod surfaces;
 
@@ -21,6 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::admin::Readiness;
+use crate::cgroup::Capacity;
 use crate::config::{Config, service};
 use crate::exporter::Stores;
 use crate::internal_telemetry::logging::Log;
@@ -32,6 +35,7 @@ use crate::receiver::Sockets;
 use crate::tasks::{Scope, Workers};
 use crate::yaml::Problems;
 
+use capacity::Following;
 use generation::{Generation, Retired};
 use in_force::Policies;
 pub use prepare::{Checked, Files, check};
@@ -48,6 +52,8 @@ pub struct Options {
     pub policies: Option<PathBuf>,
     /// Worker threads; `None`: what the cgroup's CPU quota and the affinity allow.
     pub workers: Option<usize>,
+    /// Where the control groups are mounted whose limits are followed.
+    pub cgroup_root: PathBuf,
     /// How log lines look.
     pub log_format: LogFormat,
     /// How long queues may drain.
@@ -56,7 +62,8 @@ pub struct Options {
 
 impl Options {
     fn files(&self) -> Files<'_> {
-        Files { config: &self.config, set: &self.set, policies: self.policies.as_deref() }
+        let memory = Capacity::read(&self.cgroup_root).memory();
+        Files { config: &self.config, set: &self.set, policies: self.policies.as_deref(), memory }
     }
 }
 
@@ -113,6 +120,7 @@ pub struct Collector {
     options: Options,
     scope: Scope,
     workers: Workers,
+    following: Following,
     telemetry: Telemetry,
     readiness: Readiness,
     policies: Policies,
@@ -152,7 +160,8 @@ impl Collector {
         for line in checked.warnings.lines() {
             tracing::warn!(name: "config.warning", "{line}");
         }
-        let count = options.workers.map_or_else(available_workers, |count| count.max(1));
+        let following = Following::new(&options.cgroup_root, options.workers, &telemetry);
+        let count = following.workers();
         let workers = Workers::start(count).context("no worker threads")?;
         telemetry.workers().set(count as i64);
         telemetry.watch_tasks(&scope);
@@ -169,12 +178,16 @@ impl Collector {
             push::start(&scope, &telemetry, periodic)?;
         }
         policies.follow_api(client_of(&checked).await?);
-        let graph = checked.graph(&telemetry, policies.lasting()).map_err(|p| anyhow::anyhow!("{p}"))?;
+        let graph = checked.graph(&telemetry, policies.lasting(), following.capacity());
+        let graph = graph.map_err(|p| anyhow::anyhow!("{p}"))?;
+        following.size(checked.pools.clone(), &graph.exporters);
+        following.start(&scope, workers.team());
         watch_pods(config, &policies, &scope).await?;
         let mut sockets = Sockets::default();
         sockets.begin();
         let stores = Stores::new(&policies.lasting().directory);
-        let generation = Generation::start(graph, &scope, &workers, (&mut sockets, &stores)).await?;
+        let generation =
+            Generation::start(graph, &scope, (&workers, following.budget()), (&mut sockets, &stores)).await?;
         generation.take_over();
         generation.show_tls(&telemetry);
         readiness.set_ready();
@@ -183,6 +196,7 @@ impl Collector {
             options,
             scope,
             workers,
+            following,
             telemetry,
             readiness,
             policies,
@@ -226,12 +240,14 @@ impl Collector {
         let (place, in_force) = self.policies.source();
         let checked = prepare::check_to_reload(self.options.files(), (place.as_ref(), &in_force))
             .map_err(|problems| anyhow::anyhow!("{}", problems.lines().join("\n")))?;
-        let graph =
-            checked.graph(&self.telemetry, self.policies.lasting()).map_err(|p| anyhow::anyhow!("{p}"))?;
+        let graph = checked.graph(&self.telemetry, self.policies.lasting(), self.following.capacity());
+        let graph = graph.map_err(|p| anyhow::anyhow!("{p}"))?;
+        let exporters = graph.exporters.clone();
         let client = client_of(&checked).await?;
         self.sockets.begin();
         let shared = (&mut self.sockets, &self.stores);
-        let next = match Generation::start(graph, &self.scope, &self.workers, shared).await {
+        let running = (&self.workers, self.following.budget());
+        let next = match Generation::start(graph, &self.scope, running, shared).await {
             Ok(next) => next,
             Err(error) => {
                 self.sockets.roll_back();
@@ -246,6 +262,7 @@ impl Collector {
         }
         self.sockets.commit();
         next.take_over();
+        self.following.size(checked.pools.clone(), &exporters);
         self.policies.switch(&checked, client, &self.scope).await;
         if let Err(error) = watch_pods(&checked.config, &self.policies, &self.scope).await {
             tracing::error!(name: "pods.failed", "{error:#}; pods are watched as before");
@@ -353,11 +370,6 @@ async fn client_of(checked: &Checked) -> anyhow::Result<Option<Client>> {
     let Some(keys) = &checked.config_map else { return Ok(None) };
     let client = kubernetes::connect(&keys.access()).await.context("extensions.policies.config_map")?;
     Ok(Some(client))
-}
-
-/// The CPUs this process may use: affinity and the cgroup's quota, at least one.
-fn available_workers() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn report(books: &Books, telemetry: &Telemetry, (scope, left): (&Scope, &str)) {

@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use super::pools::{Pools, Sizes};
 use crate::authentication::Verifiers;
-use crate::config::Config;
+use crate::cgroup::Capacity;
 use crate::config::extensions::{ConfigMap, Policies as PoliciesExtension};
+use crate::config::{ComponentId, Config};
 use crate::internal_telemetry::Telemetry;
 use crate::kubernetes::pods::Pods;
 use crate::pipeline::{Graph, Lasting};
@@ -31,6 +33,8 @@ pub struct Files<'a> {
     pub set: &'a [String],
     /// The policies file; overrides the extension `policies`.
     pub policies: Option<&'a Path>,
+    /// The memory that everything has to fit into, in bytes.
+    pub memory: u64,
 }
 
 /// What every check of the policies holds them against: the configuration in force.
@@ -46,10 +50,14 @@ struct Bound {
 }
 
 impl Bounds {
-    fn of(config: Option<&Config>) -> Self {
+    fn of(config: Option<&Config>, sizes: Option<&Sizes>) -> Self {
         let bytes = |config: &Config| {
             let named = config.service.pipelines.values().flat_map(|pipeline| &pipeline.exporters);
-            named.filter_map(|id| config.max_queue_bytes(id)).map(|bytes| bytes.0).min()
+            let size = |id: &ComponentId| {
+                let configured = || config.max_queue_bytes(id).map(|bytes| bytes.0);
+                sizes.and_then(|sizes| sizes.queue(id.as_str())).or_else(configured)
+            };
+            named.filter_map(size).min()
         };
         let smallest_queue = config.and_then(bytes).unwrap_or(u64::MAX);
         let verifiers = config.map(Verifiers::ids);
@@ -103,6 +111,8 @@ pub struct Checked {
     pub warnings: Problems,
     /// What reloads of the policies are held against.
     pub(super) bounds: Bounds,
+    /// What may take memory.
+    pub(super) pools: Pools,
 }
 
 impl Checked {
@@ -156,7 +166,14 @@ fn checked(
 ) -> Result<Checked, Problems> {
     let (config, mut problems) = load_config(files);
     let place = place(files.policies, config.as_ref());
-    let bounds = Bounds::of(config.as_ref());
+    let pools =
+        config.as_ref().map_or_else(Pools::default, |config| Pools::of(config, dynamic_tenants(config)));
+    let sizes = pools.within(files.memory);
+    if let Err(problem) = &sizes {
+        let place = Location::start_of(Arc::new(Source::new(name(files.config), "")));
+        problems.error(&place, "", problem.to_string(), None);
+    }
+    let bounds = Bounds::of(config.as_ref(), sizes.as_ref().ok());
     let config_map = config.as_ref().and_then(Config::policies).and_then(|keys| keys.config_map.clone());
     if config_map.is_some() && place.is_none() {
         let source = Source::new(name(files.config), "");
@@ -184,12 +201,13 @@ fn checked(
     }
     let (Some(config), Some(policies)) = (config, policies) else { return Err(problems) };
     let config_name = name(files.config);
-    let checked = Checked { config, config_name, policies, place, config_map, warnings: problems, bounds };
+    let checked =
+        Checked { config, config_name, policies, place, config_map, warnings: problems, bounds, pools };
     let telemetry = Telemetry::detached();
     let directory = Directory::new(checked.plan(), &checked.table(&telemetry));
     let directory = Arc::new(ArcSwap::from_pointee(directory));
     let pods = Pods::new(&telemetry);
-    checked.graph(&telemetry, &Lasting { directory, caps: Arc::default(), pods })?;
+    checked.graph(&telemetry, &Lasting { directory, caps: Arc::default(), pods }, &Capacity::unlimited())?;
     Ok(checked)
 }
 
@@ -210,6 +228,10 @@ fn place(argument: Option<&Path>, config: Option<&Config>) -> Option<Place> {
     path.map(|path| Place { path, poll_interval, last_good })
 }
 
+fn dynamic_tenants(config: &Config) -> usize {
+    config.policies().map_or_else(PoliciesExtension::default, Clone::clone).max_dynamic_tenants
+}
+
 fn name(sources: &[String]) -> String {
     match sources {
         [] => "embedded default".to_owned(),
@@ -225,12 +247,17 @@ impl Checked {
 
     /// How many tenants are told apart that the policies do not list.
     pub(super) fn max_dynamic_tenants(&self) -> usize {
-        self.config.policies().map_or_else(PoliciesExtension::default, Clone::clone).max_dynamic_tenants
+        dynamic_tenants(&self.config)
     }
 
     /// The components of the configuration, connected.
-    pub(super) fn graph(&self, telemetry: &Telemetry, lasting: &Lasting) -> Result<Graph, Problems> {
-        Graph::prepare(&self.config, telemetry, lasting).map_err(|error| {
+    pub(super) fn graph(
+        &self,
+        telemetry: &Telemetry,
+        lasting: &Lasting,
+        capacity: &Capacity,
+    ) -> Result<Graph, Problems> {
+        Graph::prepare(&self.config, telemetry, lasting, capacity).map_err(|error| {
             let mut problems = Problems::new();
             let place = Location::start_of(Arc::new(Source::new(self.config_name.clone(), "")));
             problems.error(&place, "", error.to_string(), None);

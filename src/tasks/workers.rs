@@ -52,6 +52,14 @@ pub struct Team(Arc<Members>);
 struct Members {
     active: ArcSwap<Vec<Worker>>,
     count: watch::Sender<usize>,
+    hired: Mutex<Hired>,
+    stop: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct Hired {
+    workers: Vec<Worker>,
+    threads: Vec<std::thread::JoinHandle<()>>,
 }
 
 impl Team {
@@ -61,7 +69,7 @@ impl Team {
         active.iter().min_by_key(|worker| worker.load.load(Ordering::Relaxed)).cloned()
     }
 
-    /// The active workers, in order; at least one until the end.
+    /// The active workers, in order; at least one.
     pub fn active(&self) -> Arc<Vec<Worker>> {
         self.0.active.load_full()
     }
@@ -70,16 +78,38 @@ impl Team {
     pub fn subscribe(&self) -> watch::Receiver<usize> {
         self.0.count.subscribe()
     }
+
+    /// Makes the first `count` workers, at least one, the active ones; starts threads where there are fewer.
+    ///
+    /// # Errors
+    /// The system gives no thread or no event queue; those there are stay active.
+    pub fn resize(&self, count: usize) -> std::io::Result<()> {
+        let count = count.max(1);
+        let mut hired = self.0.hired.lock().unwrap_or_else(PoisonError::into_inner);
+        while hired.workers.len() < count {
+            let (worker, thread) = self.hire(hired.workers.len())?;
+            hired.workers.push(worker);
+            hired.threads.push(thread);
+        }
+        self.0.active.store(Arc::new(hired.workers[..count].to_vec()));
+        drop(hired);
+        self.0.count.send_replace(count);
+        Ok(())
+    }
+
+    fn hire(&self, number: usize) -> std::io::Result<(Worker, std::thread::JoinHandle<()>)> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let worker = Worker { number, handle: runtime.handle().clone(), load: Arc::default() };
+        let stop = self.0.stop.clone();
+        let run = move || runtime.block_on(stop.cancelled_owned());
+        let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(run)?;
+        Ok((worker, thread))
+    }
 }
 
 /// The owner of the threads.
 #[derive(Debug)]
-pub struct Workers {
-    team: Team,
-    all: Mutex<Vec<Worker>>,
-    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
-    stop: CancellationToken,
-}
+pub struct Workers(Team);
 
 impl Workers {
     /// Starts `count` threads, at least one.
@@ -88,55 +118,28 @@ impl Workers {
     /// The system gives no thread or no event queue; the program cannot start.
     pub fn start(count: usize) -> std::io::Result<Self> {
         let (count_told, _) = watch::channel(0);
-        let members = Members { active: ArcSwap::default(), count: count_told };
-        let workers = Self {
-            team: Team(Arc::new(members)),
-            all: Mutex::default(),
-            threads: Mutex::default(),
-            stop: CancellationToken::new(),
-        };
-        workers.resize(count)?;
+        let stop = CancellationToken::new();
+        let members =
+            Members { active: ArcSwap::default(), count: count_told, hired: Mutex::default(), stop };
+        let workers = Self(Team(Arc::new(members)));
+        workers.team().resize(count)?;
         Ok(workers)
-    }
-
-    /// Makes the first `count` workers, at least one, the active ones; starts threads where there are fewer.
-    ///
-    /// # Errors
-    /// The system gives no thread or no event queue; those there are stay active.
-    pub fn resize(&self, count: usize) -> std::io::Result<()> {
-        let count = count.max(1);
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        while all.len() < count {
-            let worker = self.hire(all.len())?;
-            all.push(worker);
-        }
-        self.team.0.active.store(Arc::new(all[..count].to_vec()));
-        drop(all);
-        self.team.0.count.send_replace(count);
-        Ok(())
-    }
-
-    fn hire(&self, number: usize) -> std::io::Result<Worker> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let worker = Worker { number, handle: runtime.handle().clone(), load: Arc::default() };
-        let stop = self.stop.clone();
-        let run = move || runtime.block_on(stop.cancelled_owned());
-        let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(run)?;
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
-        Ok(worker)
     }
 
     /// The active ones.
     pub fn team(&self) -> &Team {
-        &self.team
+        &self.0
     }
 
     /// Ends the threads; tasks still on them are dropped. A thread that is stuck is left behind after half
     /// a second, to end with the program.
     pub fn stop(self) {
-        self.stop.cancel();
+        let members = &*self.0.0;
+        members.stop.cancel();
+        let hired = std::mem::take(&mut *members.hired.lock().unwrap_or_else(PoisonError::into_inner));
+        members.active.store(Arc::default());
         let until = Instant::now() + FAREWELL;
-        for thread in self.threads.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        for thread in hired.threads {
             while !thread.is_finished() && Instant::now() < until {
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -172,14 +175,14 @@ mod tests {
         let (team, told) = (workers.team().clone(), workers.team().subscribe());
         let numbers = || team.active().iter().map(Worker::number).collect::<Vec<_>>();
         let last = team.active()[2].clone();
-        workers.resize(1).unwrap();
+        team.resize(1).unwrap();
         assert_eq!((numbers(), *told.borrow()), (vec![0], 1));
         let _occupied: Vec<_> = (0..9).map(|_| team.least_loaded().unwrap().occupy()).collect();
         // What was dealt to it before still runs.
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
         drop(last.handle().spawn(async move { sender.send(()).unwrap() }));
         receiver.recv().unwrap();
-        workers.resize(4).unwrap();
+        team.resize(4).unwrap();
         assert_eq!((numbers(), *told.borrow()), (vec![0, 1, 2, 3], 4));
         assert_eq!(team.active()[2].handle().id(), last.handle().id());
         workers.stop();

@@ -277,3 +277,45 @@ async fn a_request_cut_with_its_connection_is_counted_as_forced() {
     assert_eq!(cancelled(&tollgate.settled().await), [("forced", 1)]);
     tollgate.stop().await;
 }
+
+#[tokio::test]
+async fn a_thousand_cancels_leave_nothing_behind() {
+    let (deaf, address) = Deaf::start().await;
+    let tollgate = Tollgate::with(&direct(address)).start().await;
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", tollgate.pid())).unwrap().count();
+    let round = async || {
+        let calls: Vec<_> = (0..50).map(|_| raw_call(tollgate.address("otlp/grpc"), None)).collect();
+        for (number, call) in calls.into_iter().enumerate() {
+            let mut call = call.await;
+            match number % 2 {
+                0 => call.stream.send_reset(Reason::CANCEL),
+                _ => call.connection.abort(),
+            }
+        }
+    };
+    let quiet = async || {
+        let metrics = tollgate.metrics().await;
+        let none = |name| metrics.sum(name, &[]) == 0.0;
+        let idle = none("tollgate_receiver_connections")
+            && none("tollgate_receiver_in_flight_requests")
+            && none("otelcol_exporter_in_flight_requests")
+            && none("tollgate_requests_held_bytes")
+            && none("tollgate_queued_items");
+        idle.then(|| (metrics.sum("tollgate_tasks_alive", &[]), descriptors(), metrics.clone()))
+    };
+    round().await;
+    // What stays is what one round leaves: exporters keep their idle connections.
+    let (tasks, open, _) = eventually("rest after the first round", &quiet).await;
+    for _ in 0..19 {
+        round().await;
+    }
+    let metrics = eventually("tasks and descriptors as after the first round", || async {
+        let (tasks_now, open_now, metrics) = quiet().await?;
+        (tasks_now <= tasks && open_now <= open).then_some(metrics)
+    })
+    .await;
+    assert_eq!(cancelled(&metrics), [("client", 1000)]);
+    assert!(deaf.calls().iter().all(|call| call.reset.is_some()), "every call that began was reset");
+    tollgate.settled().await;
+    tollgate.stop().await;
+}

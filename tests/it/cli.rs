@@ -137,6 +137,7 @@ fn the_help_is_the_golden_one() {
         &["validate", "--help"],
         &["demo", "--help"],
         &["healthcheck", "--help"],
+        &["queue", "inspect", "--help"],
     ] {
         let (code, out, _) = tollgate(command);
         assert_eq!(code, Some(0));
@@ -153,11 +154,45 @@ fn the_help_is_the_golden_one() {
 fn help_names_every_command_and_variable() {
     let (code, out, _) = tollgate(&["--help"]);
     assert_eq!(code, Some(0));
-    for command in ["run", "demo", "validate", "schema", "components", "healthcheck"] {
+    for command in ["run", "demo", "validate", "schema", "components", "healthcheck", "queue"] {
         assert!(out.contains(command), "{command}");
     }
     let (_, out, _) = tollgate(&["run", "--help"]);
     for variable in ["CONFIG", "SET", "POLICIES", "WORKERS", "LOG_FORMAT", "SHUTDOWN_GRACE"] {
         assert!(out.contains(&format!("TOLLGATE_{variable}")), "{variable}");
     }
+}
+
+#[test]
+fn queue_inspect_shows_what_a_running_journal_holds() {
+    use tollgate::identity::TenantId;
+    use tollgate::journal::{Head, Journal, Options, Record};
+    use tollgate::otlp::Signal;
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (journal, _) = Journal::open(dir.path(), Options::for_size(1 << 20, 4096)).unwrap();
+    let head = Head {
+        tenant: TenantId::new("acme").unwrap(),
+        principal: "".into(),
+        revision: "r1".into(),
+        signal: Signal::Traces,
+        items: 5,
+        flags: 0,
+        received_unix_nanos: 1_700_000_000_000_000_000,
+    };
+    let record = Record { head, payload: vec![1; 700].into() };
+    runtime.block_on(journal.append(vec![record.clone(), record])).unwrap();
+    let (code, text, errors) = tollgate(&["queue", "inspect", path]);
+    assert_eq!((code, errors.as_str()), (Some(0), ""));
+    assert!(text.contains("0000000000000001  open"), "{text}");
+    assert!(text.contains("acme                             2          10          1400"), "{text}");
+    let (_, json, _) = tollgate(&["queue", "inspect", "--json", path]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["tenants"]["acme"]["records"], 2);
+    assert_eq!(json["segments"][0]["state"], "open");
+    let (code, _, errors) = tollgate(&["queue", "inspect", "/nowhere"]);
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("/nowhere"), "{errors}");
 }

@@ -140,6 +140,18 @@ async fn worker_threads_follow_the_cpu_quota() {
     let tollgate = start.start().await;
     assert_eq!(tollgate.event("ready").unwrap()["workers"], 1);
     assert_eq!(tollgate.metrics().await.sum("tollgate_workers", &[]), 1.0);
+    if let Some(group) = &group {
+        let (file, text) = match group.join("cpu.max").exists() {
+            true => ("cpu.max", "200000 100000"),
+            false => ("cpu.cfs_quota_us", "200000"),
+        };
+        std::fs::write(group.join(file), text).unwrap();
+        let most = std::thread::available_parallelism().unwrap().get().min(2);
+        eventually("as many workers as the real quota allows", || async {
+            (tollgate.metrics().await.sum("tollgate_workers", &[]) == most as f64).then_some(())
+        })
+        .await;
+    }
     tollgate.stop().await;
     if let Some(group) = group {
         std::fs::remove_dir(group).unwrap();

@@ -13,6 +13,7 @@
 mod backpressure;
 mod batching;
 mod cancellation;
+mod capacity;
 mod chart;
 mod cli;
 mod clients;

@@ -14,7 +14,7 @@ fn number(value: &Value, key: &str) -> u64 {
 
 /// The first digits of a digest, enough to tell revisions apart.
 fn short(digest: &str) -> &str {
-    &digest[..digest.floor_char_boundary(8)]
+    digest.get(..8).unwrap_or(digest)
 }
 
 /// Bytes with three digits: `1.21 MiB`.

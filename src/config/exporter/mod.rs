@@ -63,6 +63,20 @@ impl Exporter {
         }
     }
 
+    /// The most its queue may hold where the file says so; none leaves it to the memory there is.
+    pub fn configured_queue_bytes(&self) -> Option<u64> {
+        self.sending_queue()?.max_bytes.map(|bytes| bytes.0)
+    }
+
+    /// Whether what waits for it takes memory.
+    pub fn queue_is_in_memory(&self) -> bool {
+        match self {
+            Exporter::OtlpGrpc(config) => config.sending_queue.storage.is_none(),
+            Exporter::OtlpHttp(config) => config.sending_queue.storage.is_none(),
+            Exporter::Debug(_) | Exporter::Nop(_) | Exporter::File(_) => true,
+        }
+    }
+
     /// Every problem of this exporter, errors and warnings.
     pub fn check(&self) -> Vec<Found> {
         match self {

@@ -37,8 +37,10 @@ pub struct SendingQueue {
     /// The unit of `queue_size`. Default: requests. Range: requests, items, bytes.
     pub sizer: Sizer,
     /// The bound in bytes that holds whatever `sizer` is: the memory this queue can take, or with `storage`
-    /// the disk. Tollgate's own key. Default: 128MiB; with `storage` the extension's `max_size`, which
-    /// bounds it in any case. Range: at least 1KiB.
+    /// the disk. Tollgate's own key. Default: 128MiB, or less where the memory limit of the control group
+    /// leaves less: a quarter of it goes to requests under way, the rest is divided among the queues whose
+    /// size is not written; with `storage` the extension's `max_size`, which bounds it in any case.
+    /// Range: at least 1KiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<ByteSize>,
     /// Lets senders wait for room until their deadline, instead of refusing them. Default: false.

@@ -44,6 +44,8 @@ pub(super) struct World {
     mutant: Mutant,
     faults: Mutex<Faults>,
     rng: Mutex<fastrand::Rng>,
+    /// Syncs that will fail.
+    failing: AtomicU64,
     /// Operations until the power goes.
     fuse: AtomicU64,
     uuids: AtomicU64,
@@ -71,6 +73,7 @@ impl SimDisk {
             mutant,
             faults: Mutex::new(faults),
             rng: Mutex::new(fastrand::Rng::with_seed(seed)),
+            failing: AtomicU64::new(0),
             fuse: AtomicU64::new(u64::MAX),
             uuids: AtomicU64::new(seed << 32),
         };
@@ -85,6 +88,10 @@ impl SimDisk {
     /// The power goes after `operations` more.
     pub(super) fn set_fuse(&self, operations: u64) {
         self.world.fuse.store(operations, Ordering::Relaxed);
+    }
+
+    pub(super) fn fail_next_syncs(&self, count: u64) {
+        self.world.failing.store(count, Ordering::Relaxed);
     }
 
     pub(super) fn has_power(&self) -> bool {
@@ -131,6 +138,10 @@ impl World {
     }
 
     fn fails_to_sync(&self) -> bool {
+        if self.failing.load(Ordering::Relaxed) > 0 {
+            self.failing.fetch_sub(1, Ordering::Relaxed);
+            return true;
+        }
         let probability = self.faults.lock().unwrap().sync;
         probability > 0.0 && self.rng.lock().unwrap().f64() < probability
     }

@@ -49,6 +49,8 @@ pub(super) enum Caller {
     Left,
 }
 
+type Answer = oneshot::Receiver<Result<Placed, AppendError>>;
+
 /// What was sent and not acknowledged may come back, what has ended and is not durable may come back, what
 /// was acknowledged must.
 #[derive(Debug, Default)]
@@ -125,6 +127,19 @@ impl Life {
         }
     }
 
+    pub(super) fn usage(&self) -> Usage {
+        self.journal.as_ref().unwrap().0.usage()
+    }
+
+    pub(super) fn fail_next_syncs(&self, count: u64) {
+        self.disk.fail_next_syncs(count);
+    }
+
+    pub(super) fn set_capacity(&mut self, capacity: u64) {
+        self.faults.capacity = Some(capacity);
+        self.disk.set_faults(self.faults);
+    }
+
     fn reopen(&mut self) -> Result<(), String> {
         self.journal = None;
         match self.disk.has_power() {
@@ -157,7 +172,7 @@ impl Life {
 
     fn append(&mut self, appends: &[(Vec<usize>, Caller)]) {
         let Some((journal, _)) = &self.journal else { return };
-        let mut answers: Vec<(Vec<u64>, oneshot::Receiver<Result<Placed, AppendError>>)> = Vec::new();
+        let mut answers: Vec<(Vec<u64>, Answer)> = Vec::new();
         for (lens, caller) in appends {
             let numbers: Vec<u64> = (self.next..).take(lens.len()).collect();
             self.next += lens.len() as u64;

@@ -2,8 +2,11 @@
 
 mod damage;
 mod disk;
+mod faults;
+mod golden;
 mod life;
 mod memory;
+mod model;
 mod power;
 
 use std::time::Duration;

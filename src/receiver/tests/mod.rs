@@ -113,6 +113,7 @@ async fn start_asking(
     let seen = Arc::new(Mutex::new(Vec::new()));
     let noting = seen.clone();
     let hooks = Hooks {
+        memory: Budget::default(),
         authenticate,
         admit: move |arrival: &Arrival<'_>| admit(arrival).map(|()| crate::pipeline::Pass::default()),
         accept: move |request: Request| {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{all_rendered, chart, container, file, objects, of_kind, output, template, with};
 use crate::harness::api_server::ApiServer;
-use crate::harness::{Answer, Grpc, Item, Sink, Tollgate, eventually, spans};
+use crate::harness::{Answer, Grpc, Http, Item, Sink, Tollgate, eventually, spans};
 
 /// The rendered configuration, on ports of the system's choice and with its state in a folder.
 fn runnable(config: &str, state: &str) -> String {
@@ -119,6 +119,44 @@ fn helm_test_asks_the_health_check_of_the_pods() {
     assert!(pod["spec"]["containers"][0]["args"].as_array().unwrap().contains(&url.into()));
 }
 
+#[tokio::test]
+async fn the_agents_of_the_story_know_the_pods_of_their_node() {
+    let story = super::root().join("examples/kubernetes-daemonset");
+    let objects = objects(&template(&story.join("values.yaml")));
+    let (folder, server, sink) =
+        (tempfile::tempdir().unwrap(), ApiServer::start().await, Sink::start().await);
+    server.put(
+        "/api/v1/namespaces/shop",
+        json!({ "metadata": { "labels": { "capsule.clastix.io/tenant": "acme" } } }),
+    );
+    server.put(
+        "/api/v1/namespaces/shop/pods/web",
+        json!({
+            "spec": { "nodeName": "n1" },
+            "status": { "phase": "Running", "podIP": "127.0.0.41", "podIPs": [{ "ip": "127.0.0.41" }] },
+        }),
+    );
+    let config = runnable(&file(&objects, "-config").unwrap(), folder.path().to_str().unwrap());
+    // There is no pod whose service account it could use.
+    let config = config
+        .replace("\n  pods:\n", "\n  pods:\n    auth_type: kubeConfig\n")
+        .replace("gateway-tollgate.telemetry.svc:0", &sink.address().to_string());
+    let tollgate = Tollgate::with(&config)
+        .policies(&std::fs::read_to_string(story.join("policies.yaml")).unwrap())
+        .environment("MY_POD_IP", "127.0.0.1")
+        .environment("K8S_NODE_NAME", "n1")
+        .environment("KUBECONFIG", server.kubeconfig(folder.path(), "default").to_str().unwrap())
+        .start()
+        .await;
+    let http = Http::from_address(tollgate.address("otlp/http"), "127.0.0.41");
+    let request = spans(&[("tenant.id", "another")], &[Item::named("x")]);
+    assert_eq!(http.protobuf("/v1/traces", &request).await.status(), 200);
+    let span = sink.wait_for("traces", 1).await.remove(0);
+    assert_eq!((&*span.resource["tenant.id"], &*span.resource["k8s.pod.name"]), ("acme", "web"));
+    tollgate.settled().await;
+    tollgate.stop().await;
+}
+
 /// The files of a folder, as a kubelet brings them: a directory of their own, one link swapped over it.
 fn publish(mount: &std::path::Path, revision: &str, text: &str) {
     let (new, old) = (format!("..{revision}"), std::fs::read_link(mount.join("..data")));
@@ -207,8 +245,17 @@ async fn a_changed_configmap_is_taken_from_the_api_server_and_told_by_events() {
 #[test]
 fn policies_of_the_stories_are_good() {
     for story in ["kubernetes-daemonset", "kubernetes-gateway", "change-a-rate-with-a-configmap"] {
-        let policies = super::root().join("examples").join(story).join("policies.yaml");
+        let story = super::root().join("examples").join(story);
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("collector.yaml");
+        let objects = objects(&template(&story.join("values.yaml")));
+        std::fs::write(&config, file(&objects, "-config").unwrap()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-        output(command.args(["validate", "--strict", "--policies"]).arg(policies)).unwrap();
+        command
+            .env("MY_POD_IP", "10.0.0.1")
+            .env("BACKEND_TOKEN", "x")
+            .args(["validate", "--strict", "--config"])
+            .arg(config);
+        output(command.arg("--policies").arg(story.join("policies.yaml"))).unwrap();
     }
 }

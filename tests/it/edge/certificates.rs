@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{count, figure};
-use crate::harness::{Authority, Sink, Tollgate, eventually, post_with, secured};
+use crate::harness::{Authority, Pair, Sink, Tollgate, eventually, post_with, secured};
 
 /// Takes OTLP/HTTP over mTLS; open connections live for about a second.
 const GATEWAY: &str = "
@@ -94,11 +94,18 @@ async fn certificates_rotate_under_load_without_a_failed_request_and_removed_aut
     // A certificate of rcgen ends in the year 4096.
     assert!(tls_metric(&tollgate, "tollgate_tls_not_after_seconds").await > 60_000_000_000.0);
 
-    let mut open = secured(&address, (&trusted, Some(&own))).await.unwrap();
+    removed_authorities_are_gone(folder, &address, (&trusted, &own)).await;
+    tollgate.settled().await;
+    tollgate.stop().await;
+}
+
+/// Removes the authority of a client, whose new connections are refused and whose open one ends by its age.
+async fn removed_authorities_are_gone(folder: &Path, address: &str, (trusted, own): (&str, &Pair)) {
+    let mut open = secured(address, (trusted, Some(own))).await.unwrap();
     let begin = Instant::now();
     put(folder, "clients.pem", &Authority::new().pem());
     eventually("the removed authority to be refused", || async {
-        let status = post_with(&address, (&trusted, Some(&own)), &[], Vec::new()).await;
+        let status = post_with(address, (trusted, Some(own)), &[], Vec::new()).await;
         status.is_none().then_some(())
     })
     .await;
@@ -116,6 +123,4 @@ async fn certificates_rotate_under_load_without_a_failed_request_and_removed_aut
     };
     tokio::time::timeout(crate::harness::PATIENCE, gone).await.expect("the connection is gone");
     figure("removed_authority.gone_s", begin.elapsed().as_secs_f64(), 2.1);
-    tollgate.settled().await;
-    tollgate.stop().await;
 }

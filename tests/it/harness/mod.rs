@@ -9,7 +9,7 @@ mod process;
 mod proof;
 mod sink;
 
-pub use certificates::Authority;
+pub use certificates::{Authority, Pair};
 pub use client::{Grpc, Http};
 pub use metrics::Metrics;
 pub use payload::{Item, logs, metrics, spans};
