@@ -1,7 +1,8 @@
 //! What flows from the pipeline to the exporters: one signal of one tenant, encoded.
 //!
 //! Invariant: a batch ends in exactly one place, [`Batch::sent`], [`Batch::dropped`] or
-//! [`Batch::refused`]; one that is let go without is counted as `abandoned`.
+//! [`Batch::refused`]; one that is let go without is counted as `abandoned`. A batch that a log on disk has
+//! may be without its bytes for a while, and at the end of the program it is [`Batch::stored`].
 
 use std::sync::{Arc, Mutex};
 
@@ -21,12 +22,24 @@ pub struct Batch {
     signal: Signal,
     tenant: TenantId,
     items: u64,
-    bytes: Bytes,
+    size: u64,
+    /// None while only a log on disk has them.
+    bytes: Option<Bytes>,
     received_at: Instant,
     account: Option<Arc<Account>>,
     flow: Flow,
     opens_request: bool,
     receipt: Option<Receipt>,
+    origin: Option<Arc<Origin>>,
+}
+
+/// Who sent a batch, and under which policies it was taken: what a log on disk keeps of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The sender's proven name.
+    pub principal: Arc<str>,
+    /// The revision of the policies.
+    pub revision: Arc<str>,
 }
 
 impl Batch {
@@ -37,9 +50,49 @@ impl Batch {
         account: Arc<Account>,
         (items, bytes): (u64, Bytes),
     ) -> Self {
+        Self::made(signal, tenant, account, (items, bytes.len() as u64, Some(bytes)))
+    }
+
+    /// A batch that a log on disk has had since before the program started: `items` in `size` bytes. It is
+    /// counted as recovered.
+    pub fn recovered(
+        signal: Signal,
+        tenant: TenantId,
+        account: Arc<Account>,
+        (items, size): (u64, u64),
+    ) -> Self {
+        account.signal(signal).add_recovered(items);
+        Self::made(signal, tenant, account, (items, size, None))
+    }
+
+    fn made(
+        signal: Signal,
+        tenant: TenantId,
+        account: Arc<Account>,
+        (items, size, bytes): (u64, u64, Option<Bytes>),
+    ) -> Self {
         let (account, flow) = (Some(account), Flow::of_nobody());
-        let received_at = Instant::now();
-        Self { signal, tenant, items, bytes, received_at, account, flow, opens_request: true, receipt: None }
+        let (received_at, receipt, origin) = (Instant::now(), None, None);
+        let opens_request = true;
+        Self {
+            signal,
+            tenant,
+            items,
+            size,
+            bytes,
+            received_at,
+            account,
+            flow,
+            opens_request,
+            receipt,
+            origin,
+        }
+    }
+
+    /// Says when the pipeline made it, as far back as the clock goes.
+    pub fn received(mut self, ago: std::time::Duration) -> Self {
+        self.received_at = self.received_at.checked_sub(ago).unwrap_or(self.received_at);
+        self
     }
 
     /// Belongs to a request for which another batch counts where requests are counted.
@@ -59,6 +112,12 @@ impl Batch {
         self
     }
 
+    /// Remembers where it came from.
+    pub fn from(mut self, origin: Arc<Origin>) -> Self {
+        self.origin = Some(origin);
+        self
+    }
+
     /// Asks for a word to `receipt` when this batch ends.
     pub fn with_receipt(mut self, receipt: Receipt) -> Self {
         self.receipt = Some(receipt);
@@ -74,12 +133,14 @@ impl Batch {
             signal: self.signal,
             tenant: self.tenant.clone(),
             items: self.items,
+            size: self.size,
             bytes: self.bytes.clone(),
             received_at: self.received_at,
             account: self.account.clone(),
             flow: self.flow.clone(),
             opens_request: self.opens_request,
             receipt: self.receipt.clone(),
+            origin: self.origin.clone(),
         }
     }
 
@@ -87,16 +148,18 @@ impl Batch {
     pub fn cut(mut self, pieces: Vec<(u64, Bytes)>) -> Vec<Self> {
         debug_assert_eq!(pieces.iter().map(|(items, _)| items).sum::<u64>(), self.items);
         let account = self.account.take();
-        let piece = |(items, bytes)| Self {
+        let piece = |(items, bytes): (u64, Bytes)| Self {
             signal: self.signal,
             tenant: self.tenant.clone(),
             items,
-            bytes,
+            size: bytes.len() as u64,
+            bytes: Some(bytes),
             received_at: self.received_at,
             account: account.clone(),
             flow: self.flow.clone(),
             opens_request: self.opens_request,
             receipt: self.receipt.clone(),
+            origin: self.origin.clone(),
         };
         pieces.into_iter().map(piece).collect()
     }
@@ -110,7 +173,7 @@ impl Batch {
         self.items = left;
         match bytes {
             Some(bytes) => {
-                self.bytes = bytes;
+                (self.size, self.bytes) = (bytes.len() as u64, Some(bytes));
                 Some(self)
             }
             None => {
@@ -140,9 +203,34 @@ impl Batch {
         self.items
     }
 
-    /// The encoded request.
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
+    /// Bytes of the encoded request.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The encoded request; `None` while only a log on disk has it.
+    pub fn bytes(&self) -> Option<&Bytes> {
+        self.bytes.as_ref()
+    }
+
+    /// As [`Batch::bytes`], for what no log has had yet: empty otherwise.
+    pub fn encoded(&self) -> Bytes {
+        self.bytes.clone().unwrap_or_default()
+    }
+
+    /// Where it came from, if that was noted.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_deref()
+    }
+
+    /// Lets go of the encoded request, and of what only the log needs to know: the log has it.
+    pub fn put_down(&mut self) {
+        (self.bytes, self.origin) = (None, None);
+    }
+
+    /// Has the encoded request again.
+    pub fn take_up(&mut self, bytes: Bytes) {
+        self.bytes = Some(bytes);
     }
 
     /// When the pipeline made it.
@@ -153,14 +241,14 @@ impl Batch {
     /// A queue takes this batch; [`Batch::leave_queue`] undoes it in the books.
     pub fn enter_queue(&self) {
         if let Some(account) = &self.account {
-            account.signal(self.signal).enter_queue(self.items, self.bytes.len() as u64);
+            account.signal(self.signal).enter_queue(self.items, self.size);
         }
     }
 
     /// A queue's ownership of this batch ends.
     pub fn leave_queue(&self) {
         if let Some(account) = &self.account {
-            account.signal(self.signal).leave_queue(self.items, self.bytes.len() as u64);
+            account.signal(self.signal).leave_queue(self.items, self.size);
         }
     }
 
@@ -180,6 +268,13 @@ impl Batch {
     pub fn dropped(mut self, reason: DroppedReason) {
         if let Some(account) = self.account.take() {
             account.signal(self.signal).add_dropped(reason, self.items);
+        }
+    }
+
+    /// The program lets go of it, and a log on disk has it for the next start.
+    pub fn stored(mut self) {
+        if let Some(account) = self.account.take() {
+            account.signal(self.signal).add_stored(self.items);
         }
     }
 

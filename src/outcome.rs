@@ -1,7 +1,8 @@
 //! Where each item ended: the conservation law, kept per tenant and signal.
 //!
-//! `received + copied = refused + sampled_out + sent + dropped + queued`, in items, whenever no request
-//! is being worked on. `copied` counts what a second exporter or pipeline makes of one item. Nothing
+//! `received + copied + recovered = refused + sampled_out + sent + dropped + stored + queued`, in items,
+//! whenever no request is being worked on. `copied` counts what a second exporter or pipeline makes of one
+//! item; what a log on disk keeps at the end is `stored`, and `recovered` at the next start. Nothing
 //! here decides anything; the reasons are closed sets so that they can be metric labels.
 
 use std::collections::HashMap;
@@ -36,6 +37,8 @@ pub enum RefusedReason {
     SustainedLimit,
     /// `wait_for_result` or a disabled queue: the destination did not take the data.
     Destination,
+    /// A queue on disk could not put it down.
+    Storage,
 }
 
 /// Why items were lost after they had been accepted.
@@ -49,6 +52,8 @@ pub enum DroppedReason {
     RetriesExhausted,
     /// The drain deadline passed with the data still in memory.
     Shutdown,
+    /// The disk gave back other bytes than were put down; they are not sent.
+    Damaged,
     /// A batch was let go without an outcome: always a defect of this program.
     Abandoned,
 }
@@ -94,6 +99,7 @@ reasons!(RefusedReason {
     RateLimit => "rate_limit",
     SustainedLimit => "sustained_limit",
     Destination => "destination",
+    Storage => "storage",
 });
 
 reasons!(DroppedReason {
@@ -101,6 +107,7 @@ reasons!(DroppedReason {
     PartialSuccess => "partial_success",
     RetriesExhausted => "retries_exhausted",
     Shutdown => "shutdown",
+    Damaged => "damaged",
     Abandoned => "abandoned",
 });
 
@@ -137,10 +144,12 @@ reasons!(Trimmed {
 pub struct Column {
     received: AtomicU64,
     copied: AtomicU64,
+    recovered: AtomicU64,
     refused: [AtomicU64; RefusedReason::ALL.len()],
     sampled_out: AtomicU64,
     sent: AtomicU64,
     dropped: [AtomicU64; DroppedReason::ALL.len()],
+    stored: AtomicU64,
     queued: AtomicU64,
     queued_bytes: AtomicU64,
 }
@@ -154,6 +163,16 @@ impl Column {
     /// Items that came to be because a batch goes to one more exporter or pipeline.
     pub fn add_copied(&self, items: u64) {
         self.copied.fetch_add(items, Ordering::Relaxed);
+    }
+
+    /// Items that a log on disk had since before the program started.
+    pub fn add_recovered(&self, items: u64) {
+        self.recovered.fetch_add(items, Ordering::Relaxed);
+    }
+
+    /// Items that a log on disk keeps for the next start.
+    pub fn add_stored(&self, items: u64) {
+        self.stored.fetch_add(items, Ordering::Relaxed);
     }
 
     /// Items that were not accepted.
@@ -193,6 +212,8 @@ impl Column {
         let add = |counter: &AtomicU64, n: u64| counter.fetch_add(n, Ordering::Relaxed);
         add(&self.received, books.received);
         add(&self.copied, books.copied);
+        add(&self.recovered, books.recovered);
+        add(&self.stored, books.stored);
         add(&self.sampled_out, books.sampled_out);
         add(&self.sent, books.sent);
         add(&self.queued, books.queued);
@@ -207,6 +228,8 @@ impl Column {
         Books {
             received: get(&self.received),
             copied: get(&self.copied),
+            recovered: get(&self.recovered),
+            stored: get(&self.stored),
             refused: std::array::from_fn(|i| get(&self.refused[i])),
             sampled_out: get(&self.sampled_out),
             sent: get(&self.sent),
@@ -224,6 +247,8 @@ pub struct Books {
     pub received: u64,
     /// Came to be because a batch went to one more exporter or pipeline.
     pub copied: u64,
+    /// A log on disk had them since before the program started.
+    pub recovered: u64,
     /// Not accepted, by [`RefusedReason`].
     pub refused: [u64; RefusedReason::ALL.len()],
     /// Left out by policy.
@@ -232,6 +257,8 @@ pub struct Books {
     pub sent: u64,
     /// Lost after acceptance, by [`DroppedReason`].
     pub dropped: [u64; DroppedReason::ALL.len()],
+    /// Left in a log on disk for the next start.
+    pub stored: u64,
     /// Owned by a queue now.
     pub queued: u64,
     /// Owned by a queue now, in bytes.
@@ -243,6 +270,8 @@ impl Books {
     pub fn add(&mut self, other: &Books) {
         self.received += other.received;
         self.copied += other.copied;
+        self.recovered += other.recovered;
+        self.stored += other.stored;
         self.refused.iter_mut().zip(other.refused).for_each(|(a, b)| *a += b);
         self.sampled_out += other.sampled_out;
         self.sent += other.sent;
@@ -263,8 +292,9 @@ impl Books {
 
     /// Whether the conservation law holds.
     pub fn balanced(&self) -> bool {
-        self.received + self.copied
-            == self.refused_total() + self.sampled_out + self.sent + self.dropped_total() + self.queued
+        let (refused, dropped) = (self.refused_total(), self.dropped_total());
+        self.received + self.copied + self.recovered
+            == refused + self.sampled_out + self.sent + dropped + self.stored + self.queued
     }
 }
 

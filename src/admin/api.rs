@@ -172,10 +172,12 @@ fn books(books: &Books) -> Value {
     json!({
         "received": books.received,
         "copied": books.copied,
+        "recovered": books.recovered,
         "refused": nonzero(refused),
         "sampled_out": books.sampled_out,
         "sent": books.sent,
         "dropped": nonzero(dropped),
+        "stored": books.stored,
         "queued": books.queued,
         "queued_bytes": books.queued_bytes,
     })

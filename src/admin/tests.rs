@@ -116,8 +116,8 @@ async fn the_api_tells_books_revisions_policies_and_tasks() {
     telemetry.watch_tasks(&scope);
 
     let books = json!({
-        "received": 5, "copied": 0, "refused": {}, "sampled_out": 0, "sent": 4,
-        "dropped": { "permanent": 1 }, "queued": 0, "queued_bytes": 0,
+        "received": 5, "copied": 0, "recovered": 0, "refused": {}, "sampled_out": 0, "sent": 4,
+        "dropped": { "permanent": 1 }, "stored": 0, "queued": 0, "queued_bytes": 0,
     });
     let policies = json!({ "tenant": "acme" });
     let acme = json!({ "policies": policies, "refused_requests": {}, "signals": { "traces": books } });

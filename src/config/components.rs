@@ -15,6 +15,7 @@ use super::id::ComponentId;
 use super::pods;
 use super::processor::{self, Processor};
 use super::receiver;
+use super::storage::FileStorage;
 use super::verifiers;
 use crate::yaml::{Entry, Location, Node, Problems, did_you_mean, join_key, read_at};
 
@@ -36,6 +37,8 @@ pub enum Extension {
     Policies(extensions::Policies),
     /// `admin`: the read-only API and status page.
     Admin(extensions::Admin),
+    /// `file_storage`: keeps sending queues on disk.
+    FileStorage(Box<FileStorage>),
     /// `jwt`: proves senders by signed tokens.
     Jwt(Box<verifiers::Jwt>),
     /// `api_keys`: proves senders by keys of their own.
@@ -132,6 +135,7 @@ pub(super) const EXTENSIONS: Section<Extension> = Section {
         kind!("health_check", extensions::HealthCheck, Extension::HealthCheck),
         kind!("policies", extensions::Policies, Extension::Policies),
         kind!("admin", extensions::Admin, Extension::Admin),
+        kind!("file_storage", FileStorage, |keys| Extension::FileStorage(Box::new(keys))),
         kind!("jwt", verifiers::Jwt, |keys| Extension::Jwt(Box::new(keys))),
         kind!("api_keys", verifiers::ApiKeys, Extension::ApiKeys),
         kind!("service_account", verifiers::ServiceAccount, |keys| Extension::ServiceAccount(Box::new(keys))),
@@ -183,6 +187,12 @@ checked! {
     verifiers::Jwt,
     verifiers::ApiKeys,
     verifiers::ServiceAccount,
+}
+
+impl Body for FileStorage {
+    fn findings(&self) -> Vec<(String, String, bool)> {
+        self.check()
+    }
 }
 
 impl Body for pods::Pods {

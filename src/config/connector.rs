@@ -22,6 +22,14 @@ pub enum Connector {
 }
 
 impl Connector {
+    /// What waits to be sent, of a connector that has a queue.
+    pub fn sending_queue(&self) -> Option<&SendingQueue> {
+        match self {
+            Connector::Routing(_) => None,
+            Connector::Failover(failover) => Some(&failover.sending_queue),
+        }
+    }
+
     /// Every list of pipelines it names, and its path below the connector.
     pub fn lists(&self) -> Vec<(String, &[String])> {
         match self {

@@ -24,21 +24,24 @@ pub mod receiver;
 mod reference;
 mod schema;
 pub mod service;
+pub mod storage;
 mod substitute;
 pub mod tls;
 pub mod verifiers;
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use components::{Extension, Receiver, component_types};
 pub use connector::Connector;
-pub use exporter::Exporter;
+pub use exporter::{Exporter, SendingQueue};
 pub use found::Found;
 pub use id::{BadId, ComponentId, PipelineId};
 pub use processor::Processor;
 pub use reference::reference;
 pub use schema::schema;
 
+use crate::units::ByteSize;
 use crate::yaml::{Node, Problems, Source, Value};
 
 /// A whole configuration: components by id, and what runs.
@@ -125,18 +128,44 @@ impl Config {
         })
     }
 
-    fn running(&self) -> impl Iterator<Item = &Extension> {
-        self.running_by_id().map(|(_, extension)| extension)
+    /// The exporters and connectors whose queues are in use: those of the levels of a `failover` are not.
+    pub fn queues(&self) -> BTreeSet<&ComponentId> {
+        let fails_over = |id: &ComponentId| matches!(self.connectors.get(id), Some(Connector::Failover(_)));
+        let own = self.service.pipelines.values().filter(|p| !p.receivers.iter().all(fails_over));
+        own.flat_map(|pipeline| &pipeline.exporters).filter(|id| self.sending_queue(id).is_some()).collect()
     }
 
-    /// The most that may wait in the queue of an exporter, or of a connector that has one.
-    pub fn max_queue_bytes(&self, id: &ComponentId) -> Option<u64> {
-        let of_connector = |connector: &Connector| match connector {
-            Connector::Failover(failover) => Some(failover.sending_queue.max_bytes.0),
-            Connector::Routing(_) => None,
-        };
-        let exporter = self.exporters.get(id).map(|exporter| exporter.max_queue_bytes().0);
-        exporter.or_else(|| self.connectors.get(id).and_then(of_connector))
+    /// The queue of an exporter, or of a connector that has one; the defaults where it has no such keys.
+    fn sending_queue(&self, id: &ComponentId) -> Option<Cow<'_, SendingQueue>> {
+        if let Some(exporter) = self.exporters.get(id) {
+            return Some(exporter.sending_queue().map_or_else(Cow::default, Cow::Borrowed));
+        }
+        self.connectors.get(id)?.sending_queue().map(Cow::Borrowed)
+    }
+
+    /// Where an exporter, or a connector that has a queue, keeps it; none: in memory.
+    pub fn storage_of(&self, id: &ComponentId) -> Option<(&ComponentId, &storage::FileStorage)> {
+        storage::of(&*self.sending_queue(id)?, &self.extensions)
+    }
+
+    /// What the file says may wait in a queue in memory, in bytes, if it says so; none if the queue is on
+    /// disk.
+    pub fn memory_of_queue(&self, id: &ComponentId) -> Option<Option<ByteSize>> {
+        self.storage_of(id).is_none().then_some(())?;
+        Some(self.sending_queue(id)?.max_bytes)
+    }
+
+    /// The most that may wait in the queue of an exporter, or of a connector that has one, in bytes.
+    pub fn max_queue_bytes(&self, id: &ComponentId) -> Option<ByteSize> {
+        let queue = self.sending_queue(id)?;
+        Some(match self.storage_of(id) {
+            None => queue.memory_bytes(),
+            Some((_, storage)) => queue.max_bytes.map_or(storage.max_size, |most| most.min(storage.max_size)),
+        })
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Extension> {
+        self.running_by_id().map(|(_, extension)| extension)
     }
 
     /// The processors that some pipeline names.
@@ -209,6 +238,13 @@ fn read(tree: &Node, problems: &mut Problems) -> Option<Config> {
         };
         connections::check(&parts, problems);
     }
+    let storages = storage::Declared {
+        exporters: &exporters,
+        connectors: &connectors,
+        extensions: &extensions,
+        service: service.as_ref(),
+    };
+    storage::check_references(tree, &storages, problems);
     let config = Config {
         receivers: receivers.components,
         processors: processors.components,

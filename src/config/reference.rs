@@ -52,7 +52,10 @@ const INSTEAD: [(&str, &str); 21] = [
     ("extensions.api_keys.file", "api-keys"),
     ("extensions.service_account.audiences", "[tollgate]"),
     ("extensions.pods.cluster_wide", "true"),
-    ("service.extensions", "[health_check, policies, admin, pprof, jwt, api_keys, service_account, pods]"),
+    (
+        "service.extensions",
+        "[health_check, policies, admin, pprof, file_storage, jwt, api_keys, service_account, pods]",
+    ),
 ];
 
 /// Marks a part that is shown although it is off by default.

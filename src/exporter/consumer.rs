@@ -1,6 +1,7 @@
 //! One consumer: leases, sends, waits, sends again, and writes down where every batch ended.
 //!
-//! Invariant: cancelled at any point, the lease goes back to the queue whole.
+//! Invariant: cancelled at any point, the lease goes back to the queue whole, except for what is among the
+//! dead letters already.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +15,12 @@ use crate::otlp::status::ExportResponse;
 use crate::outcome::{DroppedReason, RefusedReason};
 use crate::queue::{Lease, Queue};
 
-use super::Plan;
 use super::answer::{
     DEADLINE_EXCEEDED, PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNIMPLEMENTED,
 };
 use super::destination::{Destination, Outgoing, SendError};
 use super::pace::{Pace, Place};
+use super::plan::Plan;
 use super::retry::Backoff;
 use super::seldom::Seldom;
 use super::share::share;
@@ -34,6 +35,7 @@ pub(super) struct Shared {
     id: Arc<str>,
     queue: Queue,
     plan: Plan,
+    ending: Ending,
     metrics: ExporterMetrics,
     pace: Option<Pace>,
     rejections: Seldom,
@@ -42,19 +44,34 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(id: &Arc<str>, queue: &Queue, plan: &Plan, metrics: &ExporterMetrics) -> Self {
+    pub(super) fn new(
+        id: &Arc<str>,
+        (queue, ending): (&Queue, &Ending),
+        plan: &Plan,
+        metrics: &ExporterMetrics,
+    ) -> Self {
         let pace = || Pace::new(plan.consumers, queue, &metrics.in_flight_limit);
         Self {
             pace: plan.is_adaptive.then(pace),
             id: id.clone(),
             queue: queue.clone(),
             plan: plan.clone(),
+            ending: ending.clone(),
             metrics: metrics.clone(),
             rejections: Seldom::default(),
             failures: Seldom::default(),
             retries: Seldom::default(),
         }
     }
+}
+
+/// How consumers of a queue on disk are told to end without ending what waits.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ending {
+    /// Somebody else leases now: after the attempt under way it is over.
+    pub(super) no_leases: CancellationToken,
+    /// After the first attempt that fails it is over.
+    pub(super) no_waits: CancellationToken,
 }
 
 /// One of the tasks that send.
@@ -64,15 +81,31 @@ pub(super) struct Consumer<D> {
     destination: Arc<D>,
 }
 
+/// Why a lease is not delivered.
+enum Failed {
+    /// It is given up, and if nobody waits for it counted as lost for this reason.
+    ForGood(SendFailure, DroppedReason),
+    /// It goes back, and the consumer ends.
+    Over,
+}
+
+/// The lease went back and the consumer ends.
+struct Over;
+
 impl<D: Destination> Consumer<D> {
     pub(super) fn new(shared: Arc<Shared>, destination: Arc<D>) -> Self {
         Self { shared, destination }
     }
 
-    /// Works until the queue is closed and empty, or until `moved` says that others do.
+    /// Works until the queue is closed and empty, until `moved` says that others do, or until it is told to
+    /// end.
     pub(super) async fn run(self, moved: CancellationToken) {
-        while let Some(Some((lease, _place))) = moved.run_until_cancelled(self.next()).await {
-            self.deliver(lease).await;
+        let no_leases = self.shared.ending.no_leases.clone();
+        let leasing = || no_leases.run_until_cancelled(moved.run_until_cancelled(self.next()));
+        while let Some(Some(Some((lease, _place)))) = leasing().await {
+            if let Err(Over) = self.deliver(lease).await {
+                return;
+            }
         }
     }
 
@@ -87,21 +120,22 @@ impl<D: Destination> Consumer<D> {
 
     /// Sends a lease; what is refused for good is halved and sent again, so that only what the destination
     /// refuses is lost and not what it was merged with.
-    async fn deliver(&self, lease: Lease) {
+    async fn deliver(&self, lease: Lease) -> Result<(), Over> {
         let mut halvings = MOST_HALVINGS;
         let mut pieces = vec![lease];
         while let Some(piece) = pieces.pop() {
             let may_halve = halvings > 0 && piece.count() > 1;
-            if let Some(mut piece) = self.deliver_piece(piece, may_halve).await {
+            if let Some(mut piece) = self.deliver_piece(piece, may_halve).await? {
                 halvings -= 1;
                 let first = piece.take_first(piece.count() / 2);
                 pieces.extend([piece, first]);
             }
         }
+        Ok(())
     }
 
     /// Sends a piece and ends it, unless a part of what was refused might be taken: then it comes back.
-    async fn deliver_piece(&self, lease: Lease, may_halve: bool) -> Option<Lease> {
+    async fn deliver_piece(&self, lease: Lease, may_halve: bool) -> Result<Option<Lease>, Over> {
         let shared = &*self.shared;
         let until = awaited_until(&lease);
         let sending = self.send(&lease, until);
@@ -114,42 +148,43 @@ impl<D: Destination> Consumer<D> {
         let is_late = || until.is_some_and(|until| until <= Instant::now());
         match ended {
             Some(Ok(response)) => shared.sent(lease, &response),
-            Some(Err((failure, DroppedReason::Permanent))) if may_halve && is_about_content(&failure) => {
-                return Some(lease);
+            Some(Err(Failed::Over)) => return Err(Over),
+            Some(Err(Failed::ForGood(failure, DroppedReason::Permanent)))
+                if may_halve && is_about_content(&failure) =>
+            {
+                return Ok(Some(lease));
             }
-            Some(Err((failure, reason))) => {
+            Some(Err(Failed::ForGood(failure, reason))) => {
                 let awaited = if is_late() { RefusedReason::Deadline } else { RefusedReason::Destination };
-                shared.failed(lease, (reason, awaited), failure);
+                shared.failed(lease, (reason, awaited), failure).await;
             }
             None => {
                 let reason = if is_late() { RefusedReason::Deadline } else { RefusedReason::Cancelled };
                 lease.end().into_iter().for_each(|batch| batch.refused(reason));
             }
         }
-        None
+        Ok(None)
     }
 
     /// Tries until it succeeds or there is no point in trying again; then says why, and what the loss of
     /// data that nobody waits for is counted as.
-    async fn send(
-        &self,
-        lease: &Lease,
-        until: Option<Instant>,
-    ) -> Result<ExportResponse, (SendFailure, DroppedReason)> {
+    async fn send(&self, lease: &Lease, until: Option<Instant>) -> Result<ExportResponse, Failed> {
         let shared = &*self.shared;
         if lease.size().bytes > shared.plan.max_request_bytes {
             let message = format!("larger than max_request_size ({} bytes)", lease.size().bytes);
             let failure = SendFailure { code: RESOURCE_EXHAUSTED, message, retry_after: None };
-            return Err((failure, DroppedReason::Permanent));
+            return Err(Failed::ForGood(failure, DroppedReason::Permanent));
         }
-        let mut backoff = Backoff::new(&shared.plan.retry, Instant::now());
+        let mut backoff = Backoff::until(&shared.plan.retry, shared.plan.gives_up_after, Instant::now());
         loop {
             let started = Instant::now();
             let answer = self.attempt(lease, until).await;
             shared.note(&answer, started.elapsed());
             let failure = match answer {
                 Ok(response) => return Ok(response),
-                Err(SendError::Permanent(failure)) => return Err((failure, DroppedReason::Permanent)),
+                Err(SendError::Permanent(failure)) => {
+                    return Err(Failed::ForGood(failure, DroppedReason::Permanent));
+                }
                 Err(SendError::Retryable(failure)) => failure,
             };
             let now = Instant::now();
@@ -159,9 +194,12 @@ impl<D: Destination> Consumer<D> {
             let wait = wait.map(|wait| wait.max(longest));
             // After the last sender gave up waiting nobody learns of a success.
             let wait = wait.filter(|wait| until.is_none_or(|until| now + *wait < until));
-            let Some(wait) = wait else { return Err((failure, DroppedReason::RetriesExhausted)) };
+            let Some(wait) = wait else {
+                return Err(Failed::ForGood(failure, DroppedReason::RetriesExhausted));
+            };
             shared.tell_retry(&failure, wait);
-            tokio::time::sleep(wait).await;
+            let waiting = shared.ending.no_waits.run_until_cancelled(tokio::time::sleep(wait));
+            waiting.await.ok_or(Failed::Over)?;
             shared.metrics.retries.add(1);
         }
     }
@@ -240,7 +278,14 @@ impl Shared {
     }
 
     /// It is given up: lost, or refused where the sender waits to be told.
-    fn failed(&self, lease: Lease, (reason, awaited): (DroppedReason, RefusedReason), failure: SendFailure) {
+    async fn failed(
+        &self,
+        mut lease: Lease,
+        (reason, awaited): (DroppedReason, RefusedReason),
+        failure: SendFailure,
+    ) {
+        let words = format!("{}: code {}: {}", reason.as_str(), failure.code, failure.message);
+        lease.set_aside(&words).await;
         let (signal, items) = (lease.signal(), lease.size().items);
         self.metrics.send_failed[signal].add(items);
         if let Some(untold) = self.failures.due() {

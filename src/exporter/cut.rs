@@ -11,7 +11,7 @@ use crate::queue::{Sizer, Wanted};
 
 /// The batches, those above `wanted.max` in pieces.
 pub(super) fn cut(batches: Vec<Batch>, wanted: &Wanted) -> Vec<Batch> {
-    let is_above = |batch: &Batch| is_above(wanted, batch.items(), batch.bytes().len());
+    let is_above = |batch: &Batch| is_above(wanted, batch.items(), batch.size());
     if !batches.iter().any(is_above) {
         return batches;
     }
@@ -28,10 +28,10 @@ pub(super) fn cut(batches: Vec<Batch>, wanted: &Wanted) -> Vec<Batch> {
     all
 }
 
-fn is_above(wanted: &Wanted, items: u64, bytes: usize) -> bool {
+fn is_above(wanted: &Wanted, items: u64, bytes: u64) -> bool {
     let size = match wanted.sizer {
         Sizer::Items => items,
-        Sizer::Bytes => bytes as u64,
+        Sizer::Bytes => bytes,
         Sizer::Requests => return false,
     };
     size > wanted.max && items > 1
@@ -48,14 +48,14 @@ impl Knife {
     /// Halves until nothing is above the bound.
     fn pieces(&mut self, batch: &Batch, wanted: &Wanted) -> Vec<(u64, Bytes)> {
         let mut pieces = Vec::new();
-        let mut left = vec![(batch.items(), batch.bytes().clone())];
+        let mut left = vec![(batch.items(), batch.encoded())];
         while let Some((items, bytes)) = left.pop() {
             let half = match wanted.sizer {
                 // All but the last piece are full.
                 Sizer::Items => items.div_ceil(wanted.max.max(1)) / 2 * wanted.max,
                 Sizer::Bytes | Sizer::Requests => items / 2,
             };
-            let halves = is_above(wanted, items, bytes.len())
+            let halves = is_above(wanted, items, bytes.len() as u64)
                 .then(|| self.halves(batch.signal(), &bytes, half))
                 .flatten();
             match halves {
@@ -119,7 +119,7 @@ mod tests {
         let batch = Batch::new(Signal::Traces, TenantId::unattributed(), account.clone(), data);
         let wanted = Wanted { sizer, max, ..Wanted::up_to(u64::MAX) };
         let pieces = cut(vec![batch], &wanted);
-        let read: Vec<_> = pieces.iter().map(|piece| names(piece.bytes())).collect();
+        let read: Vec<_> = pieces.iter().map(|piece| names(&piece.encoded())).collect();
         for (piece, names) in pieces.iter().zip(&read) {
             assert_eq!(piece.items(), names.len() as u64);
         }

@@ -8,7 +8,7 @@
 //!
 //! Each worker opens its own connections; requests of one worker share them. Invariants: a leased batch
 //! ends in exactly one place; a slow destination holds up nobody but its own queue; after
-//! [`Exporter::drain`] nothing of the exporter runs and nothing waits.
+//! [`Exporter::drain`] nothing of the exporter runs and nothing waits, except on disk.
 
 mod answer;
 mod body;
@@ -18,8 +18,10 @@ mod crew;
 mod cut;
 mod debug;
 mod destination;
+mod error;
 mod failover;
 mod file;
+mod handover;
 mod nop;
 mod open;
 mod otlp_grpc;
@@ -30,11 +32,12 @@ mod pool;
 mod retry;
 mod seldom;
 mod share;
+mod stores;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -42,17 +45,21 @@ use tokio::time::Instant;
 
 use crate::batch::{Batch, SendFailure};
 use crate::config::connector::Failover;
-use crate::config::exporter::{self as config, BadEndpoint};
+use crate::config::exporter as config;
+use crate::flow::Board;
 use crate::internal_telemetry::metrics::{ExporterMetrics, FailoverMetrics};
 use crate::outcome::{DroppedReason, RefusedReason};
 use crate::queue::{Bounds, Queue, Wanted};
 use crate::tasks::{Scope, Worker, Workers};
-use crate::tls::{ClientTls, TlsError};
+use crate::tls::ClientTls;
 
+use consumer::Ending;
 use crew::Crew;
 use destination::Destination;
+pub use error::{PrepareError, StartError};
 use open::{Kind, Opened};
 use plan::{Plan, Sending};
+pub use stores::{Storage, StoreOpenError, Stores};
 
 /// What consumers and connections get to stop once they are told.
 const GRACE: Duration = Duration::from_secs(1);
@@ -66,10 +73,16 @@ struct Prepared {
     id: Arc<str>,
     sender: Sender,
     plan: Plan,
+    bounds: Bounds,
     wanted: Wanted,
-    queue: Queue,
+    storage: Option<Storage>,
+    /// There from the beginning in memory, and once it is open on disk.
+    queue: OnceLock<Queue>,
+    board: OnceLock<Arc<Board>>,
     metrics: ExporterMetrics,
     running: Mutex<Option<Running>>,
+    /// Those whose queue on disk it uses.
+    stores: Mutex<Option<Stores>>,
 }
 
 /// What sends.
@@ -90,60 +103,26 @@ struct Running {
     dealing: Scope,
     consumers: Scope,
     connections: Scope,
+    ending: Ending,
     tls: Vec<ClientTls>,
     /// Resolve when what sends has put down everything, for those that write behind.
     finished: Vec<oneshot::Receiver<()>>,
 }
 
-/// Why an exporter cannot be made from its configuration; [`config::Exporter::check`] finds all of it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PrepareError {
-    /// Not a destination.
-    #[error("{key}: {bad}")]
-    Endpoint {
-        /// The key.
-        key: &'static str,
-        /// What is wrong.
-        bad: BadEndpoint,
-    },
-    /// Not a header or authority.
-    #[error("`{0}` cannot be set as a header")]
-    Header(String),
-}
-
-/// Why an exporter cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Certificates or keys do not load.
-    #[error("exporter `{exporter}`: tls: {error}")]
-    Tls {
-        /// The id of the exporter.
-        exporter: String,
-        /// What is wrong.
-        error: TlsError,
-    },
-    /// The file cannot be opened.
-    #[error("exporter `{exporter}`: path: {error}")]
-    File {
-        /// The id of the exporter.
-        exporter: String,
-        /// What is wrong.
-        error: std::io::Error,
-    },
-}
-
 impl Exporter {
-    /// Does everything that can fail without network or disk.
+    /// Does everything that can fail without network or disk. With a `storage` its queue is on disk.
     ///
     /// # Errors
     /// [`PrepareError`]: the configuration was not checked, or is refused.
     pub fn prepare(
         id: &str,
         config: &config::Exporter,
+        storage: Option<Storage>,
         metrics: ExporterMetrics,
     ) -> Result<Self, PrepareError> {
         let sender = Sender::One(Kind::new(config)?);
-        Ok(Self::assemble(id, sender, plan::of_exporter(config), metrics))
+        let plan = plan::of_exporter(config, storage.as_ref());
+        Ok(Self::assemble((id, storage), sender, plan, metrics))
     }
 
     /// As [`Exporter::prepare`], for a connector `failover`: one queue before the exporters of its `levels`,
@@ -152,7 +131,7 @@ impl Exporter {
     /// # Errors
     /// As [`Exporter::prepare`].
     pub fn prepare_failover(
-        id: &str,
+        (id, storage): (&str, Option<Storage>),
         config: &Failover,
         levels: &[(&str, &config::Exporter)],
         (metrics, health): (ExporterMetrics, FailoverMetrics),
@@ -164,20 +143,40 @@ impl Exporter {
         }
         let retry_interval = config.retry_interval;
         let sender = Sender::Group { levels: kinds, retry_interval, metrics: health };
-        Ok(Self::assemble(id, sender, plan::of_failover(config, &sendings), metrics))
+        let plan = plan::of_failover(config, &sendings, storage.as_ref());
+        Ok(Self::assemble((id, storage), sender, plan, metrics))
     }
 
     fn assemble(
-        id: &str,
+        (id, storage): (&str, Option<Storage>),
         sender: Sender,
         (plan, bounds, wanted): (Plan, Bounds, Wanted),
         metrics: ExporterMetrics,
     ) -> Self {
-        let queue = Queue::new(bounds, wanted, &metrics);
-        queue.set_slots(plan.consumers);
         metrics.in_flight_limit.set(i64::try_from(plan.consumers).unwrap_or(i64::MAX));
-        let running = Mutex::new(None);
-        Self(Arc::new(Prepared { id: id.into(), sender, plan, wanted, queue, metrics, running }))
+        let (board, running, stores) = (OnceLock::new(), Mutex::default(), Mutex::default());
+        let (id, queue) = (id.into(), OnceLock::new());
+        let prepared =
+            Prepared { id, sender, plan, bounds, wanted, storage, queue, board, metrics, running, stores };
+        let exporter = Self(Arc::new(prepared));
+        if !exporter.is_durable() {
+            exporter.queue().set_slots(exporter.0.plan.consumers);
+        }
+        exporter
+    }
+
+    /// Reads shares of tenants whenever `board` says that they changed.
+    pub fn follow(&self, board: &Arc<Board>) {
+        if !self.is_durable() {
+            self.queue().follow(board);
+        }
+        // Followed once; a second time changes nothing.
+        let _is_set = self.0.board.set(board.clone());
+    }
+
+    /// Whether its queue is on disk.
+    pub fn is_durable(&self) -> bool {
+        self.0.storage.is_some()
     }
 
     /// The component id, as in the configuration.
@@ -185,9 +184,15 @@ impl Exporter {
         &self.0.id
     }
 
-    /// Where batches for this exporter go.
+    /// Where batches for this exporter go. One on disk takes none before it is open.
     pub fn queue(&self) -> &Queue {
-        &self.0.queue
+        self.0.queue.get_or_init(|| {
+            let queue = Queue::new(self.0.bounds, self.0.wanted, &self.0.metrics);
+            if self.is_durable() {
+                queue.close();
+            }
+            queue
+        })
     }
 
     /// What of a request goes to its queue: the batches, those above `batch.max_size` in pieces.
@@ -223,6 +228,7 @@ impl Exporter {
             dealing: scope.child("dealing"),
             consumers: scope.child("consumers"),
             connections: scope.child("connections"),
+            ending: Ending::default(),
             tls: Vec::new(),
             finished: Vec::new(),
         };
@@ -270,7 +276,8 @@ impl Exporter {
         workers: &Workers,
         connect: impl Fn(&Worker) -> Arc<D> + Send + 'static,
     ) {
-        let shared = consumer::Shared::new(&self.0.id, &self.0.queue, &self.0.plan, &self.0.metrics);
+        let shared =
+            consumer::Shared::new(&self.0.id, (self.queue(), &running.ending), &self.0.plan, &self.0.metrics);
         let crew = Crew {
             shared: Arc::new(shared),
             consumers: self.0.plan.consumers,
@@ -283,12 +290,30 @@ impl Exporter {
     }
 
     /// Sends what waits until `deadline`, stops everything, and drops what is left; returns how many items
-    /// that was. What is committed afterwards is dropped at once.
+    /// that was. What is committed afterwards is dropped at once. With a queue on disk nothing is dropped:
+    /// it is delivered only as long as the destination takes it, and the rest stays for the next start.
     ///
     /// # Cancel safety
     /// May be called again.
     pub async fn drain(&self, deadline: Instant) -> u64 {
-        self.0.queue.close();
+        if self.step_aside(deadline).await {
+            return 0;
+        }
+        self.queue().close();
+        if let Some(running) = self.running().as_ref().filter(|_| self.is_durable()) {
+            running.ending.no_waits.cancel();
+        }
+        self.stop(deadline).await;
+        let dropped = self.drop_rest();
+        let stores = self.stores().take();
+        if let Some((stores, storage)) = stores.zip(self.0.storage.as_ref()) {
+            self.queue().close_log(deadline.max(Instant::now()) + GRACE).await;
+            stores.closed(&storage.folder);
+        }
+        dropped
+    }
+
+    async fn stop(&self, deadline: Instant) {
         let scopes = |r: &Running| (r.dealing.clone(), r.consumers.clone(), r.connections.clone());
         let scopes = self.running().as_ref().map(scopes);
         if let Some((dealing, consumers, connections)) = scopes {
@@ -303,12 +328,16 @@ impl Exporter {
             }
             connections.close(Instant::now() + GRACE).await;
         }
-        self.drop_rest()
     }
 
     fn drop_rest(&self) -> u64 {
-        let mut items = 0;
-        for batch in self.0.queue.take_all() {
+        let (mut items, mut stored) = (0, 0);
+        for (batch, is_kept) in self.queue().take_all() {
+            if is_kept {
+                stored += batch.items();
+                batch.stored();
+                continue;
+            }
             items += batch.items();
             self.0.metrics.send_failed[batch.signal()].add(batch.items());
             match batch.is_awaited() {
@@ -323,6 +352,10 @@ impl Exporter {
         if items > 0 {
             tracing::warn!(name: "exporter.drain_incomplete", exporter = self.id(), items,
                 "drain deadline passed; what waited in memory is lost");
+        }
+        if stored > 0 {
+            tracing::info!(name: "queue.stored", exporter = self.id(), items = stored,
+                "what is not delivered stays on disk for the next start");
         }
         items
     }

@@ -239,7 +239,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_more_consumers_work_than_the_limit_says() {
         let metrics = crate::internal_telemetry::metrics::ExporterMetrics::default();
-        let bounds = crate::queue::Bounds { sizer: crate::queue::Sizer::Items, capacity: 1, max_bytes: 1 };
+        let bounds = crate::queue::Bounds {
+            sizer: crate::queue::Sizer::Items,
+            capacity: 1,
+            max_bytes: 1,
+            max_batches: 1,
+        };
         let queue = Queue::new(bounds, crate::queue::Wanted::up_to(1), &metrics);
         let pace = Pace::new(4, &queue, &metrics.in_flight_limit);
         let mut places = Vec::new();

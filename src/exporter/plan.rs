@@ -6,6 +6,8 @@ use crate::config::connector::Failover;
 use crate::config::exporter::{self as config, Batching, RetryOnFailure, SendingQueue};
 use crate::queue::{Bounds, Merging, Wanted};
 
+use super::stores::Storage;
+
 /// Merged without waiting: at 600 B a span, requests of about 1,700 spans; larger ones cost more per span.
 const OPPORTUNISTIC_BYTES: u64 = 1024 * 1024;
 /// What batches are merged to at most where nothing else is said: larger requests are refused for good by
@@ -23,6 +25,8 @@ pub(super) struct Plan {
     pub(super) timeout: Option<Duration>,
     pub(super) max_request_bytes: u64,
     pub(super) retry: RetryOnFailure,
+    /// Past what a batch is given up; 0: never.
+    pub(super) gives_up_after: Duration,
     pub(super) awaits_results: bool,
     /// There is no queue: what is leased belongs to its sender still, and is given up with him.
     pub(super) is_direct: bool,
@@ -75,7 +79,7 @@ impl Sending {
 }
 
 /// How consumers work, what the queue holds, and what is leased at a time.
-pub(super) fn of_exporter(config: &config::Exporter) -> (Plan, Bounds, Wanted) {
+pub(super) fn of_exporter(config: &config::Exporter, storage: Option<&Storage>) -> (Plan, Bounds, Wanted) {
     let defaults = SendingQueue::default();
     let default_retry = RetryOnFailure::default();
     let no_retry = RetryOnFailure { enabled: false, ..RetryOnFailure::default() };
@@ -85,15 +89,23 @@ pub(super) fn of_exporter(config: &config::Exporter) -> (Plan, Bounds, Wanted) {
         config::Exporter::Debug(_) | config::Exporter::Nop(_) => (&defaults, &no_retry),
         config::Exporter::File(_) => (&defaults, &default_retry),
     };
-    plan(queue, retry, &Sending::of(config))
+    plan((queue, storage), retry, &Sending::of(config))
 }
 
 /// As [`of_exporter`], of a group.
-pub(super) fn of_failover(config: &Failover, levels: &[Sending]) -> (Plan, Bounds, Wanted) {
-    plan(&config.sending_queue, &config.retry_on_failure, &Sending::of_all(levels))
+pub(super) fn of_failover(
+    config: &Failover,
+    levels: &[Sending],
+    storage: Option<&Storage>,
+) -> (Plan, Bounds, Wanted) {
+    plan((&config.sending_queue, storage), &config.retry_on_failure, &Sending::of_all(levels))
 }
 
-fn plan(queue: &SendingQueue, retry: &RetryOnFailure, sending: &Sending) -> (Plan, Bounds, Wanted) {
+fn plan(
+    (queue, storage): (&SendingQueue, Option<&Storage>),
+    retry: &RetryOnFailure,
+    sending: &Sending,
+) -> (Plan, Bounds, Wanted) {
     let consumers = if queue.enabled { queue.num_consumers } else { CONSUMERS_WITHOUT_QUEUE };
     let plan = Plan {
         consumers: consumers.clamp(1, sending.most_at_a_time),
@@ -101,13 +113,28 @@ fn plan(queue: &SendingQueue, retry: &RetryOnFailure, sending: &Sending) -> (Pla
         timeout: sending.timeout,
         max_request_bytes: sending.max_request_bytes,
         retry: retry.clone(),
+        gives_up_after: retry.gives_up_after(storage.is_some()),
         awaits_results: !queue.enabled || queue.wait_for_result,
         is_direct: !queue.enabled,
         blocks_on_overflow: queue.enabled && queue.block_on_overflow,
     };
-    let capacity = if queue.enabled { queue.queue_size } else { u64::MAX };
-    let bounds = Bounds { sizer: queue.sizer, capacity, max_bytes: queue.max_bytes.0 };
-    (plan, bounds, wanted(queue, sending.max_request_bytes, sending.merging))
+    (plan, bounds(queue, storage), wanted(queue, sending.max_request_bytes, sending.merging))
+}
+
+fn bounds(queue: &SendingQueue, storage: Option<&Storage>) -> Bounds {
+    let sizer = queue.sizer;
+    let Some(storage) = storage else {
+        let capacity = if queue.enabled { queue.capacity(None) } else { u64::MAX };
+        return Bounds { sizer, capacity, max_bytes: queue.memory_bytes().0, max_batches: u64::MAX };
+    };
+    let max_bytes = queue.max_bytes.map_or(u64::MAX, |most| most.0).min(storage.live_bytes());
+    let max_batches = storage.keys.max_records;
+    let most = match sizer {
+        config::Sizer::Requests => max_batches,
+        config::Sizer::Bytes => max_bytes,
+        config::Sizer::Items => u64::MAX,
+    };
+    Bounds { sizer, capacity: queue.capacity(Some(most)), max_bytes, max_batches }
 }
 
 fn wanted(queue: &SendingQueue, max_bytes: u64, merging: Merging) -> Wanted {

@@ -14,14 +14,22 @@ const LONGEST_ASKED: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Debug)]
 pub(super) struct Backoff<'a> {
     config: &'a RetryOnFailure,
+    /// Past what the request is given up; 0: never.
+    most: Duration,
     started: Instant,
     interval: Duration,
 }
 
 impl<'a> Backoff<'a> {
-    /// Before the first attempt.
+    /// Before the first attempt to send what is in memory.
+    #[cfg(test)]
     pub(super) fn new(config: &'a RetryOnFailure, now: Instant) -> Self {
-        Self { config, started: now, interval: config.initial_interval }
+        Self::until(config, config.gives_up_after(false), now)
+    }
+
+    /// Before the first attempt; the last is within `most`, or there is no last if it is 0.
+    pub(super) fn until(config: &'a RetryOnFailure, most: Duration, now: Instant) -> Self {
+        Self { config, most, started: now, interval: config.initial_interval }
     }
 
     /// How long to wait after a failure; `None` if the request is to be given up. `chance` is in [0, 1).
@@ -33,8 +41,8 @@ impl<'a> Backoff<'a> {
         let scattered = self.interval.mul_f64(1.0 - factor + 2.0 * factor * chance);
         self.interval = self.interval.mul_f64(self.config.multiplier).min(self.config.max_interval);
         let wait = scattered.max(asked.unwrap_or_default().min(LONGEST_ASKED));
-        let max = self.config.max_elapsed_time;
-        let is_late = !max.is_zero() && now.saturating_duration_since(self.started) + wait > max;
+        let elapsed = now.saturating_duration_since(self.started);
+        let is_late = !self.most.is_zero() && elapsed + wait > self.most;
         (!is_late).then_some(wait)
     }
 }
@@ -49,7 +57,7 @@ mod tests {
 
     #[test]
     fn waits_grow_to_the_longest_and_are_scattered() {
-        let config = RetryOnFailure { max_elapsed_time: Duration::ZERO, ..RetryOnFailure::default() };
+        let config = RetryOnFailure { max_elapsed_time: Some(Duration::ZERO), ..RetryOnFailure::default() };
         let now = Instant::now();
         let mut middle = Backoff::new(&config, now);
         let waits: Vec<_> = (0..7).map(|_| middle.next(now, None, 0.5).unwrap().as_millis()).collect();
@@ -75,7 +83,7 @@ mod tests {
         assert_eq!(backoff.next(start + seconds(295), None, 0.5), Some(seconds(5)));
         assert_eq!(backoff.next(start + seconds(295), None, 0.5), None);
         assert_eq!(Backoff::new(&config, start).next(start, Some(seconds(301)), 0.5), None);
-        let forever = RetryOnFailure { max_elapsed_time: Duration::ZERO, ..config.clone() };
+        let forever = RetryOnFailure { max_elapsed_time: Some(Duration::ZERO), ..config.clone() };
         assert!(Backoff::new(&forever, start).next(start + seconds(1 << 30), None, 0.5).is_some());
         let off = RetryOnFailure { enabled: false, ..config };
         assert_eq!(Backoff::new(&off, start).next(start, Some(seconds(1)), 0.5), None);

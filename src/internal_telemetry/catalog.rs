@@ -156,6 +156,42 @@ define! {
         "Items of a failover by the exporter that took them.";
     EXPORTER_QUEUE_OLDEST_AGE: Gauge "tollgate_exporter_queue_oldest_age_seconds" "s" ["exporter"]
         "How long the oldest batch that waits is in the queue; 0 if none waits.";
+    EXPORTER_QUEUE_STORAGE: Gauge "tollgate_exporter_queue_storage" "1" ["exporter", "storage"]
+        "Where what waits is kept: the id of a storage extension, or memory, where it is lost with the process. Always 1.";
+    STORAGE_DISK_BYTES: Gauge "tollgate_storage_disk_bytes" "By" ["exporter"]
+        "Disk that a queue takes, its reserve included.";
+    STORAGE_LIVE_BYTES: Gauge "tollgate_storage_live_bytes" "By" ["exporter"]
+        "Of these, bytes of batches that wait or are under way.";
+    STORAGE_SEGMENTS: Gauge "tollgate_storage_segments" "{segments}" ["exporter"]
+        "Files of a queue on disk that hold batches.";
+    STORAGE_RECORDS: Gauge "tollgate_storage_records" "{records}" ["exporter"]
+        "Batches on disk that wait or are under way.";
+    STORAGE_OLDEST_AGE: Gauge "tollgate_storage_oldest_age_seconds" "s" ["exporter"]
+        "How long ago the oldest file that still holds a waiting batch was begun; 0 if nothing waits.";
+    STORAGE_SYNCS: Counter "tollgate_storage_syncs_total" "{syncs}" ["exporter"]
+        "Syncs of files and directories that succeeded.";
+    STORAGE_COMMITS: Counter "tollgate_storage_commits_total" "{requests}" ["exporter"]
+        "Requests whose batches were synced to disk before they were answered.";
+    STORAGE_COMMIT_SECONDS: Counter "tollgate_storage_commit_seconds_total" "s" ["exporter"]
+        "How long these waited for the disk, added up.";
+    STORAGE_WRITTEN_BYTES: Counter "tollgate_storage_written_bytes_total" "By" ["exporter"]
+        "Bytes written to the disk.";
+    STORAGE_FAILURES: Counter "tollgate_storage_failures_total" "{failures}" ["exporter"]
+        "Writes, syncs and reads the disk failed.";
+    STORAGE_FULL: Counter "tollgate_storage_full_total" "{requests}" ["exporter"]
+        "Times there was no room on the disk, or none left of max_size.";
+    STORAGE_POISONED: Counter "tollgate_storage_poisoned_segments_total" "{segments}" ["exporter"]
+        "Files given up because a write or a sync failed; what was not yet answered was written elsewhere.";
+    STORAGE_DAMAGED_RECORDS: Counter "tollgate_storage_damaged_records_total" "{records}" ["exporter"]
+        "Batches that were on disk and are lost, because their bytes changed or their file is missing.";
+    STORAGE_DAMAGED_SEGMENTS: Counter "tollgate_storage_damaged_segments_total" "{segments}" ["exporter"]
+        "Files that are missing or unreadable as a whole.";
+    STORAGE_MOVED: Counter "tollgate_storage_moved_records_total" "{records}" ["exporter"]
+        "Batches that were copied to a newer file, so that the old one could be removed.";
+    STORAGE_DEAD_LETTERS: Gauge "tollgate_storage_dead_letters" "{records}" ["exporter"]
+        "Batches that were given up and are kept for inspection.";
+    STORAGE_DEAD_LETTERS_DROPPED: Counter "tollgate_storage_dead_letters_dropped_total" "{records}" ["exporter"]
+        "Batches that were given up earlier and had to make room for later ones.";
     RECEIVED_ITEMS: Counter "tollgate_received_items_total" "{items}" ["tenant", "signal"]
         "Items that arrived in well-formed requests.";
     COPIED_ITEMS: Counter "tollgate_copied_items_total" "{items}" ["tenant", "signal"]
@@ -172,6 +208,10 @@ define! {
         "Items a destination took.";
     DROPPED_ITEMS: Counter "tollgate_dropped_items_total" "{items}" ["tenant", "signal", "reason"]
         "Items lost after they were accepted.";
+    RECOVERED_ITEMS: Counter "tollgate_recovered_items_total" "{items}" ["tenant", "signal"]
+        "Items that a queue on disk had when the program started.";
+    STORED_ITEMS: Counter "tollgate_stored_items_total" "{items}" ["tenant", "signal"]
+        "Items left in a queue on disk for the next start: at the end of the program, or because the disk could not be read.";
     QUEUED_ITEMS: Gauge "tollgate_queued_items" "{items}" ["tenant", "signal"]
         "Items that queues own now.";
     TENANT_QUEUE_BYTES: Gauge "tollgate_tenant_queue_bytes" "By" ["tenant", "exporter"]
@@ -309,7 +349,7 @@ an allocator's, and there is no `otelcol_process_runtime_total_alloc_bytes`.
 
 For every tenant and signal, whenever no request is being worked on:
 
-`received + copied = refused + sampled_out + sent + dropped + queued`
+`received + copied + recovered = refused + sampled_out + sent + dropped + stored + queued`
 ";
 
     /// The file is what dashboards and alerts are built on: a change here is a change for users.

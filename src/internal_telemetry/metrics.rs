@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::WindowStalls;
+use super::storage::StorageWatch;
 use crate::identity::TenantId;
 use crate::otlp::{PerSignal, Signal};
 use crate::outcome::CancelReason;
@@ -119,6 +120,8 @@ pub struct ExporterMetrics {
     pub queue_capacity_bytes: Gauge,
     /// `tollgate_tenant_queue_bytes`.
     pub tenants: TenantBytes,
+    /// `tollgate_exporter_queue_storage` and `tollgate_storage_*`.
+    pub storage: StorageWatch,
     /// `tollgate_exporter_queue_oldest_age_seconds`.
     pub oldest: OldestWait,
 }

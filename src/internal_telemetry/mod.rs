@@ -18,6 +18,7 @@ pub mod push;
 mod reading;
 mod sampling;
 mod stalls;
+mod storage;
 pub mod text;
 pub mod traces;
 mod usage;
@@ -43,6 +44,7 @@ pub use pods::{ListMetrics, LookupFor, LookupOutcome, PodMetrics, Watched};
 pub use policies::PoliciesMetrics;
 pub use sampling::{BudgetThreshold, Decision, RandomnessMetrics, RuleMetrics, SamplingMetrics};
 pub use stalls::{Progress, WindowStalls};
+pub use storage::{StorageUsage, StorageWatch};
 pub use traces::Traces;
 pub use usage::Usage;
 

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use super::families::{Families, Point, Value};
 use super::metrics::Counter;
-use super::{Inner, catalog, text, usage};
+use super::{Inner, StorageUsage, catalog, text, usage};
 use crate::otlp::Signal;
 use crate::outcome::{Account, Books, CancelReason, DroppedReason, RefusedReason, Trimmed};
 use crate::tasks::Overdue;
@@ -121,6 +121,13 @@ fn exporters(inner: &Inner, families: &mut Families) {
         families.add(&catalog::EXPORTER_SENT_BYTES, &[id], metrics.sent_bytes.get());
         families.add(&catalog::EXPORTER_QUEUE_BYTES, &[id], metrics.queue_bytes.get());
         families.add(&catalog::EXPORTER_QUEUE_CAPACITY_BYTES, &[id], metrics.queue_capacity_bytes.get());
+        let storages = metrics.storage.read();
+        for storage in storages.keys() {
+            families.add(&catalog::EXPORTER_QUEUE_STORAGE, &[id, storage], 1_u64);
+        }
+        if let Some(usage) = storages.values().flatten().next() {
+            storage_of(id, usage, families);
+        }
         let oldest = metrics.oldest.read().as_secs_f64();
         families.add(&catalog::EXPORTER_QUEUE_OLDEST_AGE, &[id], oldest);
     }
@@ -135,6 +142,31 @@ fn failovers(inner: &Inner, families: &mut Families) {
             families.add(&catalog::FAILOVER_SENT, &[id, &exporter], sent.get());
         }
     }
+}
+
+fn storage_of(exporter: &str, usage: &StorageUsage, families: &mut Families) {
+    let whole = [
+        (&catalog::STORAGE_DISK_BYTES, usage.disk_bytes),
+        (&catalog::STORAGE_LIVE_BYTES, usage.live_bytes),
+        (&catalog::STORAGE_SEGMENTS, usage.segments),
+        (&catalog::STORAGE_RECORDS, usage.records),
+        (&catalog::STORAGE_SYNCS, usage.syncs),
+        (&catalog::STORAGE_COMMITS, usage.commits),
+        (&catalog::STORAGE_WRITTEN_BYTES, usage.written_bytes),
+        (&catalog::STORAGE_FAILURES, usage.failures),
+        (&catalog::STORAGE_FULL, usage.full),
+        (&catalog::STORAGE_POISONED, usage.poisoned),
+        (&catalog::STORAGE_DAMAGED_RECORDS, usage.damaged_records),
+        (&catalog::STORAGE_DAMAGED_SEGMENTS, usage.damaged_segments),
+        (&catalog::STORAGE_MOVED, usage.moved),
+        (&catalog::STORAGE_DEAD_LETTERS, usage.dead_letters),
+        (&catalog::STORAGE_DEAD_LETTERS_DROPPED, usage.dead_letters_dropped),
+    ];
+    for (definition, value) in whole {
+        families.add(definition, &[exporter], value);
+    }
+    families.add(&catalog::STORAGE_OLDEST_AGE, &[exporter], usage.oldest_age.as_secs_f64());
+    families.add(&catalog::STORAGE_COMMIT_SECONDS, &[exporter], usage.commit_time.as_secs_f64());
 }
 
 fn resources_used(inner: &Inner, families: &mut Families) {
@@ -174,6 +206,12 @@ fn tenant(account: &Account, families: &mut Families) {
         let labels = [tenant, signal.as_str()];
         families.add(&catalog::RECEIVED_ITEMS, &labels, books.received);
         families.add(&catalog::COPIED_ITEMS, &labels, books.copied);
+        if books.recovered > 0 {
+            families.add(&catalog::RECOVERED_ITEMS, &labels, books.recovered);
+        }
+        if books.stored > 0 {
+            families.add(&catalog::STORED_ITEMS, &labels, books.stored);
+        }
         families.add(&catalog::SAMPLED_OUT_ITEMS, &labels, books.sampled_out);
         families.add(&catalog::SENT_ITEMS, &labels, books.sent);
         families.add(&catalog::QUEUED_ITEMS, &labels, books.queued);

@@ -21,6 +21,8 @@ pub(super) fn busy(rule: &str) -> Telemetry {
     exporter.tenants.watch(move || Some(bytes(400)));
     exporter.tenants.watch(move || Some(bytes(100)));
     exporter.tenants.watch(|| None);
+    exporter.storage.watch(|| Some(("memory".into(), None)));
+    exporter.storage.watch(|| Some(("file_storage".into(), Some(StorageUsage::default()))));
     telemetry.processor("sampling").incoming[Signal::Metrics].add(1);
     telemetry.memory_limiter("memory_limiter").refused[Signal::Traces].add(1);
     telemetry.sampler("probabilistic_sampler").count(Signal::Traces, "trace_id_hash", (true, 1));
@@ -29,6 +31,8 @@ pub(super) fn busy(rule: &str) -> Telemetry {
     let account = column_of("acme");
     let column = account.signal(Signal::Traces);
     column.add_received(6);
+    column.add_recovered(3);
+    column.add_stored(3);
     column.add_refused(RefusedReason::QueueFull, 1);
     column.add_dropped(DroppedReason::Permanent, 1);
     column.add_sampled_out(1);
@@ -55,6 +59,7 @@ pub(super) fn busy(rule: &str) -> Telemetry {
     telemetry.pods().watch(super::Watched::Pods).start();
     telemetry.pods().contradicted("k8s.pod.uid");
     telemetry.watch_tasks(&crate::tasks::Scope::root("test"));
+    telemetry.kubernetes_watch("configmaps").failures.add(1);
     telemetry.watch_tls("receiver/otlp", || TlsReading { failed_reloads: 2, not_after: Some(1) });
     let groups = tempfile::tempdir().unwrap();
     std::fs::write(groups.path().join("cgroup.controllers"), "").unwrap();
@@ -214,9 +219,12 @@ fn the_same_component_has_the_same_counters_after_a_reload() {
 fn the_books_of_a_tenant_balance_in_the_metrics() {
     let families = busy("r").read();
     let sum = |name: &str| families.sum(name, &[("tenant", "acme"), ("signal", "traces")]);
-    let into = sum("tollgate_received_items_total") + sum("tollgate_copied_items_total");
-    let ends = ["refused_items_total", "sampled_out_items_total", "sent_items_total", "dropped_items_total"];
-    let out: f64 = ends.iter().map(|end| sum(&format!("tollgate_{end}"))).sum();
+    let into: f64 = ["received", "copied", "recovered"]
+        .iter()
+        .map(|end| sum(&format!("tollgate_{end}_items_total")))
+        .sum();
+    let ends = ["refused", "sampled_out", "sent", "dropped", "stored"];
+    let out: f64 = ends.iter().map(|end| sum(&format!("tollgate_{end}_items_total"))).sum();
     assert_eq!(into, out + sum("tollgate_queued_items"));
     assert_eq!(families.sum("tollgate_tenant_queue_bytes", &[("tenant", "acme")]), 500.0, "over a reload");
 }

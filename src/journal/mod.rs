@@ -71,7 +71,18 @@ impl Journal {
     /// # Errors
     /// [`OpenError`]; damage is none, see [`Recovery`].
     pub fn open(dir: &Path, options: Options) -> Result<(Self, Recovery), OpenError> {
-        let storage: Arc<dyn Storage> = Arc::new(Disk);
+        Self::open_on(Arc::new(Disk), dir, options)
+    }
+
+    /// As [`Journal::open`], on another file system.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub fn open_on(
+        storage: Arc<dyn Storage>,
+        dir: &Path,
+        options: Options,
+    ) -> Result<(Self, Recovery), OpenError> {
         let lock = make_dir(&*storage, dir)?;
         let (journal, engine, recovery) = Self::inline(storage, dir, options)?;
         threads::start(&journal.shared, engine, lock)

@@ -1,7 +1,9 @@
 //! From batches to queues: all of a request or nothing of it.
 //!
-//! Room is reserved in every queue concerned before any of them owns a byte. Batches that are let go
-//! on the way, because the client went away, are counted as refused.
+//! Room is reserved in every queue concerned before any of them owns a byte; then those on disk put their
+//! batches down, all at once, and only when the last has synced are they handed over. If one disk fails,
+//! what the others put down is ended there and the request refused: it comes back whole. Batches that are
+//! let go on the way, because the client went away, are counted as refused.
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -11,7 +13,7 @@ use super::Refusal;
 use crate::batch::{Batch, Receipt};
 use crate::exporter::Exporter;
 use crate::outcome::RefusedReason;
-use crate::queue::{Cause, QueueFull, Reservation};
+use crate::queue::{self, Cause, QueueFull, Reservation, StoreError};
 
 /// The batches of one request, by exporter.
 pub(super) struct Deliveries {
@@ -55,6 +57,10 @@ impl Deliveries {
     /// where there is no queue but an exporter that sends at once, sending stops.
     pub(super) async fn deliver(mut self) -> Result<u64, Refusal> {
         let reserved = match self.reserve().await {
+            Ok(mut reserved) => self.store(&mut reserved).await.map(|()| reserved),
+            Err(refusal) => Err(refusal),
+        };
+        let reserved = match reserved {
             Ok(reserved) => reserved,
             Err(refusal) => {
                 // The words are the Collector's; dashboards and tests look for them.
@@ -83,6 +89,21 @@ impl Deliveries {
             })?);
         }
         Ok(reserved)
+    }
+
+    /// Puts the batches of durable queues down; dropped, or when one fails, none of them is owned.
+    async fn store(&self, reserved: &mut [Reservation]) -> Result<(), Refusal> {
+        let durable = self.list.iter().zip(reserved).filter(|(_, room)| room.is_durable());
+        let storing: Vec<_> = durable
+            .map(|(Delivery { exporter, batches }, room)| async move {
+                room.store(batches).await.map_err(|error| not_stored(exporter, error))
+            })
+            .collect();
+        if storing.is_empty() {
+            return Ok(());
+        }
+        let stored = tokio::time::timeout_at(self.deadline, queue::all(storing.into_iter())).await;
+        stored.map_err(|_late| Refusal::DeadlineExceeded)?.into_iter().collect()
     }
 
     /// Where the result arrives, if any exporter is waited for, and what says that somebody waits.
@@ -147,12 +168,25 @@ fn refusal(exporter: &Exporter, full: &QueueFull) -> Refusal {
     }
 }
 
+fn not_stored(exporter: &Exporter, error: StoreError) -> Refusal {
+    let problem = error.to_string();
+    let exporter = exporter.id().to_owned();
+    match error {
+        StoreError::Full { retry_after, .. } | StoreError::Failed { retry_after, .. } => {
+            Refusal::Storage { exporter, problem, retry_after }
+        }
+        StoreError::NeverFits { .. } => Refusal::NeverFits { exporter },
+        StoreError::Closed { retry_after } => Refusal::ShuttingDown { retry_after },
+    }
+}
+
 /// Under which reason the items of a refused request are counted.
 pub(super) fn reason(refusal: &Refusal) -> RefusedReason {
     match refusal {
         Refusal::QueueFull { .. } => RefusedReason::QueueFull,
         Refusal::QueueShare { .. } => RefusedReason::QueueShare,
         Refusal::NeverFits { .. } => RefusedReason::TooLarge,
+        Refusal::Storage { .. } => RefusedReason::Storage,
         Refusal::MemoryPressure { .. } => RefusedReason::Memory,
         Refusal::ShuttingDown { .. } => RefusedReason::Shutdown,
         Refusal::Limited(limited) => limited.reason(),

@@ -191,7 +191,7 @@ impl Entrance {
                 .map_err(Refusal::Malformed)?;
             let items = index.items();
             self.0.normalized[request.signal].add(index.normalized());
-            let mut onward = Onward::new(request.deadline);
+            let mut onward = Onward::new(request.deadline, admitted);
             let mut admission = Admission::new(request.pass.clone());
             for (position, pipeline) in self.0.pipelines[request.signal].iter().enumerate() {
                 let mut work = Work {

@@ -24,7 +24,7 @@ use crate::authentication::Verifiers;
 use crate::cgroup::Capacity;
 use crate::config::processor::{Batch, Processor as ProcessorConfig};
 use crate::config::{ComponentId, Config, Connector, PipelineId, Receiver, connector, exporter, receiver};
-use crate::exporter::{Exporter, PrepareError};
+use crate::exporter::{Exporter, PrepareError, Storage};
 use crate::flow::Board;
 use crate::internal_telemetry::Telemetry;
 use crate::kubernetes::pods::{self, Pods};
@@ -254,13 +254,23 @@ impl Builder<'_> {
         };
         let levels: Vec<_> = failover.priority_levels.iter().filter_map(exporter_of).collect();
         let metrics = (self.telemetry.exporter(id.as_str()), self.telemetry.failover(id.as_str()));
-        let exporter = Exporter::prepare_failover(id.as_str(), &failover, &levels, metrics)
-            .map_err(|source| GraphError::Exporter { id: id.clone(), source })?;
+        let exporter =
+            Exporter::prepare_failover((id.as_str(), self.storage(id)), &failover, &levels, metrics)
+                .map_err(|source| GraphError::Exporter { id: id.clone(), source })?;
         Ok(self.keep(id, exporter))
     }
 
+    /// Where the queue of an exporter or a `failover` connector is, if not in memory.
+    fn storage(&self, id: &ComponentId) -> Option<Storage> {
+        self.config.storage_of(id).map(|(extension, keys)| Storage {
+            extension: extension.as_str().into(),
+            folder: keys.folder(id),
+            keys: keys.clone(),
+        })
+    }
+
     fn keep(&mut self, id: &ComponentId, exporter: Exporter) -> Exporter {
-        exporter.queue().follow(&self.board);
+        exporter.follow(&self.board);
         self.exporters.insert(id.clone(), exporter.clone());
         exporter
     }
@@ -302,7 +312,7 @@ impl Builder<'_> {
             config.batch_by_default(batching(batch));
         }
         let metrics = self.telemetry.exporter(id.as_str());
-        let exporter = Exporter::prepare(id.as_str(), &config, metrics)
+        let exporter = Exporter::prepare(id.as_str(), &config, self.storage(id), metrics)
             .map_err(|source| GraphError::Exporter { id: id.clone(), source })?;
         Ok(self.keep(id, exporter))
     }

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use super::delivery::{Deliveries, reason};
 use super::routing::Router;
 use super::{Admitted, Outlet, Pipeline, Refusal, Request};
-use crate::batch::Batch;
+use crate::batch::{Batch, Origin};
+use crate::exporter::Exporter;
 use crate::kubernetes::pods::Found;
 use crate::otlp::{Draft, Edits, Index, Limits};
 use crate::outcome::RefusedReason;
@@ -48,15 +49,17 @@ enum Step {
 }
 
 /// The portions of one request on their way.
-pub(super) struct Onward {
+pub(super) struct Onward<'a> {
     deliveries: Deliveries,
     steps: Vec<Step>,
+    admitted: &'a Admitted,
+    origin: Option<Arc<Origin>>,
 }
 
-impl Onward {
+impl<'a> Onward<'a> {
     /// Nothing yet, of a request that may wait until `deadline`.
-    pub(super) fn new(deadline: Instant) -> Self {
-        Self { deliveries: Deliveries::new(deadline), steps: Vec::new() }
+    pub(super) fn new(deadline: Instant, admitted: &'a Admitted) -> Self {
+        Self { deliveries: Deliveries::new(deadline), steps: Vec::new(), admitted, origin: None }
     }
 
     /// Gives what leaves a pipeline to all its outlets.
@@ -74,10 +77,26 @@ impl Onward {
     fn hand_to(&mut self, outlet: &Outlet, portions: Vec<Portion>) {
         match outlet {
             Outlet::Exporter(exporter) => {
-                self.deliveries.add(exporter, portions.into_iter().map(|portion| portion.batch).collect());
+                let batches = portions.into_iter().map(|portion| portion.batch).collect();
+                let batches = self.noted(exporter, batches);
+                self.deliveries.add(exporter, batches);
             }
             Outlet::Router(router) => self.steps.push(Step::Route(router.clone(), portions)),
         }
+    }
+
+    /// With where they came from, if they go to a queue that outlives the connection they came by.
+    fn noted(&mut self, exporter: &Exporter, batches: Vec<Batch>) -> Vec<Batch> {
+        if !exporter.is_durable() {
+            return batches;
+        }
+        let Admitted { directory, caller } = self.admitted;
+        let origin = || {
+            let revision = directory.plan().revision_name().into();
+            Arc::new(Origin { principal: caller.principal.clone(), revision })
+        };
+        let origin = self.origin.get_or_insert_with(origin);
+        batches.into_iter().map(|batch| batch.from(origin.clone())).collect()
     }
 
     /// Takes everything through the connectors and the pipelines behind them.
@@ -133,7 +152,7 @@ fn pass(
         return Ok(Some(portion));
     }
     let Portion { tenant, batch } = portion;
-    let body = match passage.index.read(batch.signal(), batch.bytes(), &Limits::CHECKED) {
+    let body = match passage.index.read(batch.signal(), &batch.encoded(), &Limits::CHECKED) {
         Ok(body) => body,
         Err(malformed) => return Err(Box::new((Portion { tenant, batch }, malformed.into()))),
     };

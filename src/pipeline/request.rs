@@ -131,6 +131,16 @@ pub enum Refusal {
         /// When to try again.
         retry_after: Duration,
     },
+    /// A sending queue could not put the data down on disk; try again.
+    #[error("the data could not be put down for exporter `{exporter}`: {problem}")]
+    Storage {
+        /// The id of the exporter.
+        exporter: String,
+        /// The disk's words.
+        problem: String,
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// The memory limiter refuses; try again.
     #[error("data refused due to high memory usage")]
     MemoryPressure {

@@ -114,7 +114,7 @@ impl Row {
 /// Cuts a portion by the number of the first row that takes each resource; one past the last row: none.
 fn cut(portion: Portion, rows: &[&Row], passage: &mut Passage<'_>) -> Vec<(usize, Portion)> {
     let Portion { tenant, batch } = portion;
-    let Ok(body) = passage.index.read(batch.signal(), batch.bytes(), &Limits::CHECKED) else {
+    let Ok(body) = passage.index.read(batch.signal(), &batch.encoded(), &Limits::CHECKED) else {
         // It was written from a request that was checked; if it cannot be read, nothing matches.
         return vec![(rows.len(), Portion { tenant, batch })];
     };

@@ -9,7 +9,7 @@
 //! s is admitted if s ≤ F and q + s ≤ max(g, w/w̄ · F) and q + s ≤ max_share · B
 //! ```
 //!
-//! The bound in units of the sizer is shared out the same way, without guarantees. A flow with a
+//! The bounds in units of the sizer and in batches are shared out the same way, without guarantees. A flow with a
 //! `max_share` of 1 is bound by F alone. Invariant: a flow is here as long as it has room; every
 //! operation is O(1).
 
@@ -134,18 +134,21 @@ impl Flows {
         let free = bounds.max_bytes.saturating_sub(used.bytes + self.kept_for_others(standing));
         let free_units = bounds.capacity.saturating_sub(used.by(bounds.sizer));
         let units = size.by(bounds.sizer);
-        if size.bytes > free || units > free_units {
+        let free_batches = bounds.max_batches.saturating_sub(used.batches);
+        if size.bytes > free || units > free_units || size.batches > free_batches {
             return Err(Cause::Full);
         }
         if share.max_share >= 1.0 {
             return Ok(());
         }
         let (bytes, units) = (own.bytes + size.bytes, own.by(bounds.sizer) + units);
+        let batches = own.batches + size.batches;
         let most = Bounds::share(bounds, share.max_share);
         let within = |asked: u64, free: u64| asked as f64 <= self.relative_weight(share) * free as f64;
         let guaranteed = bytes <= share.guaranteed_bytes;
-        let fair = within(bytes, free) && within(units, free_units);
-        match (guaranteed || fair) && bytes <= most.max_bytes && units <= most.capacity {
+        let fair = within(bytes, free) && within(units, free_units) && within(batches, free_batches);
+        let is_within = bytes <= most.max_bytes && units <= most.capacity && batches <= most.max_batches;
+        match (guaranteed || fair) && is_within {
             true => Ok(()),
             false => Err(Cause::Share),
         }

@@ -1,7 +1,7 @@
-//! Where batches wait for their exporter: bounded, fair between tenants, owned by memory.
+//! Where batches wait for their exporter: bounded, fair between tenants, in memory or on disk.
 //!
 //! ```text
-//!  reserve ──▶ commit ──▶ waiting ──▶ lease ──▶ end     (room is given back here, not at the lease)
+//!  reserve ─▶ [store] ─▶ commit ─▶ waiting ─▶ lease ─▶ end   (room is given back here, not at the lease)
 //!     │                      ▲           │
 //!     └─ drop: room back     └── drop ───┘              (back to the head of the tenant's line, in order)
 //! ```
@@ -11,13 +11,14 @@
 //! Room is taken in two steps so that a request goes to all its exporters or to none; handing over has no
 //! `await` in it, so that a request that is dropped half-way cannot be owned by some of them only. Not
 //! here: sending, retries, who is a tenant. Invariant: used room = reserved + waiting + leased, and never
-//! above the bounds. A queue on disk would keep `reserve`, `commit`, `lease` and the modules `flows` and
-//! `schedule`, and hold places in a log where this one holds batches.
+//! above the bounds, unless more than that was on disk at the start. A queue on disk (`log`) is the same
+//! queue; what waits in it has a place in a log and may be without its bytes.
 
 mod flows;
 mod lease;
 mod line;
 mod list;
+mod log;
 mod reservation;
 mod room;
 mod schedule;
@@ -33,9 +34,14 @@ use tokio::time::Instant;
 
 use crate::batch::Batch;
 use crate::flow::Board;
+use crate::internal_telemetry::StorageUsage;
 use crate::internal_telemetry::metrics::ExporterMetrics;
+use crate::journal::{Journal, Place};
 
 pub use lease::Lease;
+use lease::LogClosed;
+use log::Log;
+pub use log::{StoreError, all, is_of_nobody};
 pub use reservation::Reservation;
 use room::Room;
 pub use room::{Bounds, Cause, QueueFull, Size, Sizer};
@@ -108,7 +114,8 @@ pub struct Queue(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    wanted: Wanted,
+    /// Where what waits is on disk.
+    log: Option<Log>,
     /// Wakes one consumer: something may be leased.
     ready: Notify,
     metrics: ExporterMetrics,
@@ -117,6 +124,7 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     schedule: Schedule,
+    wanted: Wanted,
     room: Room,
     waiters: Waiters,
     board: Arc<Board>,
@@ -139,14 +147,28 @@ struct State {
 impl Queue {
     /// An empty queue; `metrics` gets its size, capacity and refusals.
     pub fn new(bounds: Bounds, wanted: Wanted, metrics: &ExporterMetrics) -> Self {
-        Self::with_quantum(bounds, wanted, (metrics, QUANTUM))
+        Self::with((bounds, wanted), (metrics, QUANTUM), None)
     }
 
-    fn with_quantum(bounds: Bounds, wanted: Wanted, (metrics, quantum): (&ExporterMetrics, u64)) -> Self {
-        metrics.queue_capacity.set(i64::try_from(bounds.capacity).unwrap_or(i64::MAX));
-        metrics.queue_capacity_bytes.set(i64::try_from(bounds.max_bytes).unwrap_or(i64::MAX));
+    /// A queue on disk, in the folder of `journal`, which belongs to the extension `storage`. What waits
+    /// there already is [recovered](Self::recover) by the caller.
+    pub fn durable(
+        bounds: Bounds,
+        wanted: Wanted,
+        metrics: &ExporterMetrics,
+        (journal, storage): (Journal, &str),
+    ) -> Self {
+        Self::with((bounds, wanted), (metrics, QUANTUM), Some(Log::new(journal, storage)))
+    }
+
+    fn with(
+        (bounds, wanted): (Bounds, Wanted),
+        (metrics, quantum): (&ExporterMetrics, u64),
+        log: Option<Log>,
+    ) -> Self {
         let state = State {
             schedule: Schedule::new(quantum, usize::MAX),
+            wanted,
             room: Room::new(bounds),
             waiters: Waiters::default(),
             board: Arc::default(),
@@ -159,13 +181,59 @@ impl Queue {
             shown: (0, 0),
         };
         let ready = Notify::new();
-        let shared = Shared { state: Mutex::new(state), wanted, ready, metrics: metrics.clone() };
+        let shared = Shared { state: Mutex::new(state), log, ready, metrics: metrics.clone() };
         let queue = Self(Arc::new(shared));
+        queue.configure(bounds, wanted);
         let held = Arc::downgrade(&queue.0);
         metrics.tenants.watch(move || Some(Self(held.upgrade()?).bytes_by_tenant()));
         let held = Arc::downgrade(&queue.0);
+        metrics.storage.watch(move || Some(Self(held.upgrade()?).storage()));
+        let held = Arc::downgrade(&queue.0);
         metrics.oldest.watch(move || Some(Self(held.upgrade()?).oldest_waits()));
         queue
+    }
+
+    /// Changes what it holds and how it is leased from: another configuration takes it over.
+    pub fn configure(&self, bounds: Bounds, wanted: Wanted) {
+        let metrics = &self.0.metrics;
+        metrics.queue_capacity.set(i64::try_from(bounds.capacity).unwrap_or(i64::MAX));
+        metrics.queue_capacity_bytes.set(i64::try_from(bounds.max_bytes).unwrap_or(i64::MAX));
+        let mut state = self.lock();
+        state.room.set_bounds(bounds);
+        state.wanted = wanted;
+        state.waiters.wake_next();
+        drop(state);
+        self.0.ready.notify_waiters();
+    }
+
+    /// Whether what waits is on disk.
+    pub fn is_durable(&self) -> bool {
+        self.0.log.is_some()
+    }
+
+    /// Takes over what was on disk before, in this order, whether or not there is room.
+    pub fn recover(&self, batches: impl IntoIterator<Item = (Batch, Place)>) {
+        let mut state = self.lock();
+        for (batch, place) in batches {
+            state.room.take(&Size::one(&batch));
+            state.own(batch, Some(place));
+        }
+        self.show(&mut state);
+        self.wake_consumer(&mut state);
+    }
+
+    /// Lets go of the files, once nobody leases or commits any more.
+    pub async fn close_log(&self, deadline: Instant) {
+        if let Some(log) = &self.0.log {
+            log.journal().close(deadline).await;
+        }
+    }
+
+    fn storage(&self) -> (Arc<str>, Option<StorageUsage>) {
+        match &self.0.log {
+            None => ("memory".into(), None),
+            Some(log) => (log.storage().clone(), Some(log.usage())),
+        }
     }
 
     /// How many leases there may be at a time, of which a flow has its share while others wait.
@@ -181,11 +249,22 @@ impl Queue {
     }
 
     /// Waits for batches of one signal and takes them, oldest first; `None` once the queue is closed and
-    /// nothing waits or may still be committed.
+    /// nothing waits or may still be committed. What is only on disk is read.
     ///
     /// # Cancel safety
     /// Nothing is leased unless it returns.
     pub async fn lease(&self) -> Option<Lease> {
+        loop {
+            let mut lease = self.lease_unread().await?;
+            match lease.take_up().await {
+                Err(LogClosed) => return None,
+                Ok(()) if lease.is_empty() => {}
+                Ok(()) => return Some(lease),
+            }
+        }
+    }
+
+    async fn lease_unread(&self) -> Option<Lease> {
         let mut duty = None;
         loop {
             let ready = self.0.ready.notified();
@@ -219,8 +298,8 @@ impl Queue {
         if from == Some(Duty::Timed) {
             state.timed = false;
         }
-        let closed = state.closed;
-        let next = state.schedule.take(&self.0.wanted, Instant::now(), closed);
+        let (closed, wanted) = (state.closed, state.wanted);
+        let next = state.schedule.take(&wanted, Instant::now(), closed);
         match next {
             Next::Taken(_) => {
                 self.wake_consumer(&mut state);
@@ -241,7 +320,7 @@ impl Queue {
     /// Wakes a consumer unless one is on its way or there is nothing for it: nothing waits, or too little
     /// and a consumer already watches the time.
     fn wake_consumer(&self, state: &mut State) {
-        let idle = state.schedule.is_empty() || (state.timed && !state.schedule.has_enough(&self.0.wanted));
+        let idle = state.schedule.is_empty() || (state.timed && !state.schedule.has_enough(&state.wanted));
         if !state.woken && !idle {
             state.woken = true;
             // The one that slept least: the fewer consumers are busy, the more each can merge.
@@ -258,13 +337,16 @@ impl Queue {
         self.0.ready.notify_waiters();
     }
 
-    /// Takes everything that waits, to be ended by the caller; what is committed later is dropped.
-    pub fn take_all(&self) -> Vec<Batch> {
+    /// Takes everything that waits, to be ended by the caller, who learns of each whether the log on disk
+    /// keeps it; what is committed later is dropped, or stays in the log.
+    pub fn take_all(&self) -> Vec<(Batch, bool)> {
         let mut state = self.lock();
         state.ended = true;
-        let entries = state.schedule.take_all();
+        let load = Load { entries: state.schedule.take_all(), begun_by: None };
         drop(state);
-        Lease::new(self.clone(), Load { entries, begun_by: None }).end()
+        self.release_leased(&load);
+        let entries = load.entries.into_iter();
+        entries.inspect(|e| e.batch.leave_queue()).map(|e| (e.batch, e.kept.is_some())).collect()
     }
 
     /// Room in use, in bytes: reserved, waiting and leased.

@@ -4,11 +4,13 @@
 
 use tokio::time::Instant;
 
+use super::log::StoreError;
 use super::room::{Cause, QueueFull, Size};
 use super::waiters::Waiting;
 use super::{Queue, State};
 use crate::batch::Batch;
 use crate::flow::Flow;
+use crate::journal::Place;
 use crate::outcome::DroppedReason;
 
 /// Room in a queue for the batches of one request; dropped, the room is free again.
@@ -21,6 +23,8 @@ pub struct Reservation {
     size: Size,
     flow: Option<u64>,
     open: bool,
+    /// Where the log has the batches; empty until they are stored, and without a log.
+    kept: Vec<Place>,
 }
 
 impl Queue {
@@ -102,7 +106,7 @@ impl Queue {
         }
         state.reservations += 1;
         let flow = batches.first().map(|batch| batch.flow().number());
-        Ok(Reservation { queue: self.clone(), parts, size, flow, open: true })
+        Ok(Reservation { queue: self.clone(), parts, size, flow, open: true, kept: Vec::new() })
     }
 
     fn count_failed(&self, batches: &[Batch]) {
@@ -113,6 +117,14 @@ impl Queue {
 }
 
 impl State {
+    /// Puts a batch, for which there is room, in its line.
+    pub(super) fn own(&mut self, batch: Batch, kept: Option<Place>) {
+        batch.enter_queue();
+        let place = self.schedule.flows.enter(batch.flow());
+        self.schedule.flows.take(place, &Size::one(&batch));
+        self.schedule.push(place, batch, kept);
+    }
+
     fn take_part(&mut self, place: u32, part: &Size) -> Result<(), Cause> {
         self.schedule.flows.admit(place, part, (self.room.bounds(), self.room.used()))?;
         self.schedule.flows.take(place, part);
@@ -134,10 +146,33 @@ impl State {
 }
 
 impl Reservation {
+    /// Whether the batches have to be stored before they are committed.
+    pub fn is_durable(&self) -> bool {
+        self.queue.is_durable()
+    }
+
+    /// Puts the batches down on disk; returns when they are synced. A queue in memory has nothing to do.
+    ///
+    /// # Errors
+    /// [`StoreError`]: nothing was put down; refuse the request.
+    ///
+    /// # Cancel safety
+    /// Dropped before [`Reservation::commit`], what was put down is ended in the log: nobody sends it,
+    /// unless the program is killed at that very moment.
+    pub async fn store(&mut self, batches: &[Batch]) -> Result<(), StoreError> {
+        if let Some(log) = self.queue.0.log.clone() {
+            let stored = log.append(batches).await;
+            self.kept = stored.inspect_err(|_error| self.queue.count_failed(batches))?;
+        }
+        Ok(())
+    }
+
     /// Hands the batches over: from here on the queue owns them.
     ///
-    /// They are those that were reserved for, or fewer of them.
+    /// They are those that were reserved for, or fewer of them; those that were stored, if the queue is
+    /// durable.
     pub fn commit(mut self, batches: Vec<Batch>) {
+        debug_assert_eq!(self.kept.len(), if self.is_durable() { batches.len() } else { 0 });
         self.open = false;
         let actual = Size::of(&batches);
         debug_assert!(actual.is_within(&self.size), "{actual:?} was not reserved, {:?} was", self.size);
@@ -146,14 +181,16 @@ impl Reservation {
         if state.ended {
             self.give_back(&mut state);
             drop(state);
-            return batches.into_iter().for_each(|batch| batch.dropped(DroppedReason::Shutdown));
+            let is_kept = !std::mem::take(&mut self.kept).is_empty();
+            return batches.into_iter().for_each(|batch| match is_kept {
+                true => batch.stored(),
+                false => batch.dropped(DroppedReason::Shutdown),
+            });
         }
         state.room.replace(&self.size, &actual);
+        let mut kept = std::mem::take(&mut self.kept).into_iter();
         for batch in batches {
-            batch.enter_queue();
-            let place = state.schedule.flows.enter(batch.flow());
-            state.schedule.flows.take(place, &Size::one(&batch));
-            state.schedule.push(place, batch);
+            state.own(batch, kept.next());
         }
         for (place, part) in &self.parts {
             state.schedule.flows.give_back(*place, part);
@@ -177,6 +214,9 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
+        if let Some(log) = self.queue.0.log.as_ref().filter(|_| !self.kept.is_empty()) {
+            log.journal().end(&self.kept);
+        }
         if !self.open {
             return;
         }

@@ -27,7 +27,7 @@ impl Size {
             requests: u64::from(batch.opens_request()),
             batches: 1,
             items: batch.items(),
-            bytes: batch.bytes().len() as u64,
+            bytes: batch.size(),
         }
     }
 
@@ -87,7 +87,7 @@ impl std::iter::Sum for Size {
     }
 }
 
-/// What a queue may hold; both bounds always apply.
+/// What a queue may hold; all bounds always apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// The unit of `capacity`.
@@ -96,6 +96,9 @@ pub struct Bounds {
     pub capacity: u64,
     /// The bound in bytes that holds whatever the sizer is, inclusive.
     pub max_bytes: u64,
+    /// The bound in batches that holds whatever the sizer is, inclusive: each costs memory even when its
+    /// bytes are on disk.
+    pub max_batches: u64,
 }
 
 impl Bounds {
@@ -104,7 +107,12 @@ impl Bounds {
         // Every bound in use is far below 2^53.
         let part = |bound: u64| if share >= 1.0 { bound } else { (bound as f64 * share) as u64 };
         let least = u64::from(self.sizer == Sizer::Requests);
-        Self { sizer: self.sizer, capacity: part(self.capacity).max(least), max_bytes: part(self.max_bytes) }
+        Self {
+            sizer: self.sizer,
+            capacity: part(self.capacity).max(least),
+            max_bytes: part(self.max_bytes),
+            max_batches: part(self.max_batches).max(1),
+        }
     }
 }
 
@@ -162,6 +170,11 @@ impl Room {
         &self.bounds
     }
 
+    /// Changes what fits from now on; what is there stays.
+    pub(super) fn set_bounds(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+    }
+
     pub(super) fn set_max_bytes(&mut self, max_bytes: u64) {
         self.bounds.max_bytes = max_bytes;
     }
@@ -171,7 +184,8 @@ impl Room {
     }
 
     pub(super) fn is_within_bounds(&self, size: &Size) -> bool {
-        size.by(self.bounds.sizer) <= self.bounds.capacity && size.bytes <= self.bounds.max_bytes
+        let Bounds { sizer, capacity, max_bytes, max_batches } = self.bounds;
+        size.by(sizer) <= capacity && size.bytes <= max_bytes && size.batches <= max_batches
     }
 
     pub(super) fn take(&mut self, size: &Size) {
@@ -224,11 +238,10 @@ impl Room {
             _ => asked.saturating_sub(bound) as f64 / used as f64,
         };
         let sizer = self.bounds.sizer;
-        let share = share(asked.by(sizer), self.bounds.capacity, self.used.by(sizer)).max(share(
-            asked.bytes,
-            self.bounds.max_bytes,
-            self.used.bytes,
-        ));
+        let units = share(asked.by(sizer), self.bounds.capacity, self.used.by(sizer));
+        let bytes = share(asked.bytes, self.bounds.max_bytes, self.used.bytes);
+        let batches = share(asked.batches, self.bounds.max_batches, self.used.batches);
+        let share = units.max(bytes).max(batches);
         self.speed(now).map_or(UNKNOWN_WAIT, |speed| at_speed(share * self.used.bytes as f64, speed))
     }
 

@@ -12,8 +12,10 @@ use super::Wanted;
 use super::flows::Flows;
 use super::line::{Stand, Wheel};
 use super::list::{Links, List, Slab};
+use super::log::Cache;
 use super::room::Size;
 use crate::batch::Batch;
+use crate::journal::Place;
 use crate::otlp::{PerSignal, Signal};
 
 /// Bytes in a round at weight 1. A newly active flow waits at most for the quanta of the others: with
@@ -29,6 +31,8 @@ pub(super) struct Entry {
     /// The flow's place.
     pub(super) place: u32,
     pub(super) batch: Batch,
+    /// Where the log on disk has it.
+    pub(super) kept: Option<Place>,
 }
 
 /// Batches of one signal on their way out.
@@ -78,6 +82,7 @@ pub(super) struct Schedule {
     /// Flows that wait and may begin leases.
     eligible: usize,
     next_sequence: u64,
+    cache: Cache,
 }
 
 impl Schedule {
@@ -93,6 +98,7 @@ impl Schedule {
             slots: u32::try_from(slots).unwrap_or(u32::MAX),
             eligible: 0,
             next_sequence: 0,
+            cache: Cache::default(),
         }
     }
 
@@ -123,10 +129,10 @@ impl Schedule {
     }
 
     /// Adds a batch of a flow that has room for it.
-    pub(super) fn push(&mut self, place: u32, batch: Batch) {
+    pub(super) fn push(&mut self, place: u32, batch: Batch, kept: Option<Place>) {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        self.insert(Entry { sequence, place, batch });
+        self.insert(Entry { sequence, place, batch, kept });
     }
 
     /// Puts batches back where they were; the slot of their lease is free again.
@@ -138,7 +144,8 @@ impl Schedule {
         load.entries.into_iter().rev().for_each(|entry| self.insert(entry));
     }
 
-    fn insert(&mut self, entry: Entry) {
+    fn insert(&mut self, mut entry: Entry) {
+        self.cache.put(&mut entry);
         let (signal, place, sequence) = (entry.batch.signal(), entry.place, entry.sequence);
         let size = Size::one(&entry.batch);
         let at = self.entries.insert(entry);
@@ -204,7 +211,7 @@ impl Schedule {
 
     fn head_bytes(&self, place: u32, signal: Signal) -> u64 {
         let head = self.flows.get(place).and_then(|standing| standing.lines[signal].fifo.front());
-        head.and_then(|at| self.entries.get(at)).map_or(0, |entry| entry.batch.bytes().len() as u64)
+        head.and_then(|at| self.entries.get(at)).map_or(0, |entry| entry.batch.size())
     }
 
     /// Takes of the signal that is owed most among those that are due.
@@ -308,7 +315,9 @@ impl Schedule {
             let ring = &mut self.rings[signal];
             ring.size -= one;
             ring.age.remove(&mut self.age, at);
-            taken.extend(self.entries.remove(at));
+            let entry = self.entries.remove(at);
+            entry.iter().for_each(|entry| self.cache.take(entry));
+            taken.extend(entry);
         }
         self.end_turn(place, signal, is_full);
         is_full
@@ -429,6 +438,7 @@ impl Schedule {
             standing.lines = PerSignal::from_fn(|_| super::line::Line::default());
         }
         self.rings = PerSignal::from_fn(|_| Ring::default());
+        self.cache = Cache::default();
         (self.fifo, self.turns, self.eligible) = (Links::default(), Links::default(), 0);
         all
     }

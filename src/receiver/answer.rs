@@ -157,6 +157,7 @@ fn of_refusal(refusal: &Refusal) -> Verdict {
         }
         Refusal::QueueFull { retry_after, .. }
         | Refusal::MemoryPressure { retry_after }
+        | Refusal::Storage { retry_after, .. }
         | Refusal::Unverifiable { retry_after }
         | Refusal::ShuttingDown { retry_after } => {
             Verdict::refused(Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, Some(*retry_after))
@@ -259,6 +260,8 @@ mod tests {
         let exhausted = Code::ResourceExhausted;
         refused(Refusal::QueueShare { exporter: exporter(), retry_after }, exhausted, 429, SECOND);
         refused(Refusal::MemoryPressure { retry_after }, Code::Unavailable, 503, SECOND);
+        let (exporter, problem) = ("otlp_grpc".to_owned(), "the disk is full".to_owned());
+        refused(Refusal::Storage { exporter, problem, retry_after }, Code::Unavailable, 503, SECOND);
         refused(Refusal::ShuttingDown { retry_after }, Code::Unavailable, 503, SECOND);
         refused(Refusal::Anonymous, Code::Unauthenticated, 401, None);
         let (tenant, limit) = (crate::identity::TenantId::unattributed(), "spans_per_second");

@@ -10,7 +10,7 @@ use tracing::Instrument;
 
 use crate::authentication::Credentials;
 use crate::config::ComponentId;
-use crate::exporter::Exporter;
+use crate::exporter::{Exporter, StartError, Stores};
 use crate::internal_telemetry::traces::request_span;
 use crate::internal_telemetry::{Telemetry, TlsReading};
 use crate::outcome::CancelReason;
@@ -35,7 +35,7 @@ impl Generation {
         graph: Graph,
         scope: &Scope,
         (workers, budget): (&Workers, &Budget),
-        sockets: &mut Sockets,
+        (sockets, stores): (&mut Sockets, &Stores),
     ) -> anyhow::Result<Self> {
         let mut bound: Vec<(ComponentId, Bound, Entrance)> = Vec::new();
         for (id, config, entrance) in graph.receivers {
@@ -46,8 +46,7 @@ impl Generation {
             scope.close(Instant::now() + super::STOP_GRACE).await;
             anyhow::bail!("extensions.{id}: {error}");
         }
-        let started = graph.exporters.iter().try_for_each(|exporter| exporter.start(&scope, workers));
-        if let Err(error) = started {
+        if let Err(error) = start_exporters(&graph.exporters, (&scope, workers), stores).await {
             for exporter in &graph.exporters {
                 exporter.drain(Instant::now()).await;
             }
@@ -133,7 +132,27 @@ impl Generation {
     }
 
     fn items(&self) -> u64 {
-        self.exporters.iter().map(|exporter| exporter.queue().items()).sum()
+        self.exporters.iter().map(Exporter::items).sum()
+    }
+
+    /// This generation is in force: queues it shares with an earlier one are as its configuration says.
+    pub(super) fn take_over(&self) {
+        self.exporters.iter().for_each(Exporter::take_over);
+    }
+
+    /// Leaves queues on disk that another generation uses to it.
+    async fn step_aside(&self, grace: Duration) {
+        let replaced = self.exporters.iter().filter(|exporter| exporter.is_replaced()).cloned();
+        let leaving = replaced.map(|exporter| {
+            self.scope.spawn("step_aside", async move {
+                exporter.step_aside(Instant::now() + grace).await;
+            })
+        });
+        for left in leaving.collect::<Vec<_>>() {
+            if let Err(error) = left.await {
+                tracing::error!(name: "drain.failed", %error, "an exporter failed while it stepped aside");
+            }
+        }
     }
 
     /// Steps aside for its successor: requests under way finish within `grace`, what is queued is
@@ -146,10 +165,13 @@ impl Generation {
         };
         let Retired { generation, stop, drained } = retired.clone();
         scope.spawn("retired", async move {
+            generation.step_aside(grace).await;
             generation.close_receivers(Instant::now() + grace, CancelReason::Reload).await;
             let empty = async {
                 while generation.items() > 0 {
                     tokio::time::sleep(LOOK).await;
+                    // A later configuration may use a queue that this one's successor did not.
+                    generation.step_aside(grace).await;
                 }
             };
             if stop.run_until_cancelled(empty).await.is_some() {
@@ -159,6 +181,18 @@ impl Generation {
         });
         retired
     }
+}
+
+/// Opens every queue on disk before anything is sent.
+async fn start_exporters(
+    exporters: &[Exporter],
+    (scope, workers): (&Scope, &Workers),
+    stores: &Stores,
+) -> Result<(), StartError> {
+    for exporter in exporters {
+        exporter.open(stores).await?;
+    }
+    exporters.iter().try_for_each(|exporter| exporter.start(scope, workers))
 }
 
 /// A generation that delivers what it accepted and takes nothing new.

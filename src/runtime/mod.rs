@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use crate::admin::Readiness;
 use crate::cgroup::Capacity;
 use crate::config::{Config, service};
+use crate::exporter::Stores;
 use crate::internal_telemetry::logging::Log;
 use crate::internal_telemetry::{LogFormat, OwnResource, Telemetry, Traces, logging, push};
 use crate::kubernetes::pods::Settings;
@@ -124,6 +125,7 @@ pub struct Collector {
     readiness: Readiness,
     policies: Policies,
     sockets: Sockets,
+    stores: Stores,
     surfaces: Surfaces,
     generation: Generation,
     retired: Vec<Retired>,
@@ -183,8 +185,10 @@ impl Collector {
         watch_pods(config, &policies, &scope).await?;
         let mut sockets = Sockets::default();
         sockets.begin();
+        let stores = Stores::new(&policies.lasting().directory);
         let generation =
-            Generation::start(graph, &scope, (&workers, following.budget()), &mut sockets).await?;
+            Generation::start(graph, &scope, (&workers, following.budget()), (&mut sockets, &stores)).await?;
+        generation.take_over();
         generation.show_tls(&telemetry);
         readiness.set_ready();
         let retired = Vec::new();
@@ -197,6 +201,7 @@ impl Collector {
             readiness,
             policies,
             sockets,
+            stores,
             surfaces,
             generation,
             retired,
@@ -240,14 +245,9 @@ impl Collector {
         let exporters = graph.exporters.clone();
         let client = client_of(&checked).await?;
         self.sockets.begin();
-        let next = match Generation::start(
-            graph,
-            &self.scope,
-            (&self.workers, self.following.budget()),
-            &mut self.sockets,
-        )
-        .await
-        {
+        let shared = (&mut self.sockets, &self.stores);
+        let running = (&self.workers, self.following.budget());
+        let next = match Generation::start(graph, &self.scope, running, shared).await {
             Ok(next) => next,
             Err(error) => {
                 self.sockets.roll_back();
@@ -256,10 +256,12 @@ impl Collector {
         };
         if let Err(error) = self.surfaces.replace(&checked.config, &self.scope).await {
             self.sockets.roll_back();
-            next.retire(&self.scope, self.options.shutdown_grace);
+            // It may have taken data already, and may have opened queues on disk.
+            self.retired.push(next.retire(&self.scope, self.options.shutdown_grace));
             return Err(error);
         }
         self.sockets.commit();
+        next.take_over();
         self.following.size(checked.pools.clone(), &exporters);
         self.policies.switch(&checked, client, &self.scope).await;
         if let Err(error) = watch_pods(&checked.config, &self.policies, &self.scope).await {
@@ -378,10 +380,12 @@ fn report(books: &Books, telemetry: &Telemetry, (scope, left): (&Scope, &str)) {
         name: "stopped",
         received = books.received,
         copied = books.copied,
+        recovered = books.recovered,
         refused = books.refused_total(),
         sampled_out = books.sampled_out,
         sent = books.sent,
         dropped = books.dropped_total(),
+        stored = books.stored,
         queued = books.queued,
         abandoned = books.dropped[DroppedReason::Abandoned as usize],
         balanced = books.balanced(),

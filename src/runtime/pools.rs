@@ -54,12 +54,11 @@ pub(super) struct DoesNotFit(String);
 impl Pools {
     /// Of a configuration in which `tenants` are told apart.
     pub(super) fn of(config: &Config, tenants: usize) -> Self {
-        let used = |id: &ComponentId| config.service.pipelines.values().any(|p| p.exporters.contains(id));
-        let in_memory =
-            config.exporters.iter().filter(|(id, exporter)| used(id) && exporter.queue_is_in_memory());
-        let mut queues: Vec<_> =
-            in_memory.map(|(id, exporter)| (id.clone(), exporter.configured_queue_bytes())).collect();
-        queues.sort();
+        let size = |id: &ComponentId| {
+            let bytes = config.memory_of_queue(id)?;
+            Some((id.clone(), bytes.map(|bytes| bytes.0)))
+        };
+        let queues = config.queues().into_iter().filter_map(size).collect();
         Self { tenants: tenants as u64 * TENANT, queues }
     }
 

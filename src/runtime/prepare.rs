@@ -52,12 +52,11 @@ struct Bound {
 impl Bounds {
     fn of(config: Option<&Config>, sizes: Option<&Sizes>) -> Self {
         let bytes = |config: &Config| {
-            let named = config.service.pipelines.values().flat_map(|pipeline| &pipeline.exporters);
             let size = |id: &ComponentId| {
-                let configured = || config.max_queue_bytes(id);
+                let configured = || config.max_queue_bytes(id).map(|bytes| bytes.0);
                 sizes.and_then(|sizes| sizes.queue(id.as_str())).or_else(configured)
             };
-            named.filter_map(size).min()
+            config.queues().into_iter().filter_map(size).min()
         };
         let smallest_queue = config.and_then(bytes).unwrap_or(u64::MAX);
         let verifiers = config.map(Verifiers::ids);

@@ -50,6 +50,15 @@ impl Tenant {
     }
 }
 
+/// Who recovered items belong to.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// Where they are counted.
+    pub account: Arc<Account>,
+    /// Their line in the queues.
+    pub flow: Flow,
+}
+
 /// One revision of the policies: a request sees one directory from its first to its last byte.
 #[derive(Debug)]
 pub struct Directory {
@@ -145,6 +154,19 @@ impl Directory {
             return Some(tenant);
         }
         TenantId::new(id).ok().map(|id| self.meet(&id, proven))
+    }
+
+    /// Where the items of a tenant are counted that a log on disk had since before the program started, and
+    /// in which line they stand. That the tenant's name was proven was decided when they came.
+    pub fn of_stored(&self, id: &TenantId, is_of_nobody: bool) -> Stored {
+        if is_of_nobody {
+            return Stored {
+                account: self.unattributed.account.clone(),
+                flow: self.unattributed.flow.clone(),
+            };
+        }
+        let seat = self.table.seat_of_stored(id);
+        Stored { account: seat.account, flow: seat.flow }
     }
 
     pub(super) fn claims(&self) -> &[Claim] {

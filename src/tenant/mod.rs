@@ -18,7 +18,7 @@ mod tests;
 
 pub use admission::{Admission, LimitRefused, Pass};
 pub use claims::{ClaimHeaders, Sender};
-pub use directory::{Directory, Tenant};
+pub use directory::{Directory, Stored, Tenant};
 pub use meters::{Metered, Meters};
 pub use owners::Owners;
 pub use table::{Class, Seat, Tenants};

@@ -198,6 +198,20 @@ impl Tenants {
         }
     }
 
+    /// The place of a tenant whose data was on disk when the program started: told apart while there is
+    /// room, however many come at once.
+    pub fn seat_of_stored(&self, id: &TenantId) -> Seat {
+        let mut state = self.state();
+        if let Some(seat) = state.seats.get(id) {
+            return seat.clone();
+        }
+        let is_own = id.as_str().starts_with('_');
+        let has_room = class(&state.plan, id) == Class::Configured || state.dynamic < state.max_dynamic;
+        let seat = if has_room && !is_own { self.give(&mut state, id) } else { self.shared(id) };
+        self.count(&state);
+        seat
+    }
+
     /// Whether a place still is the tenant's; counts a request if it is.
     pub fn is_current(&self, id: &TenantId, seat: &Seat, proven: bool) -> bool {
         if seat.class == Class::Overflow {

@@ -93,6 +93,36 @@ async fn two_tenants_are_sampled_at_their_own_rates() {
 }
 
 #[tokio::test]
+async fn a_durable_gateway_keeps_what_it_answered_when_it_is_killed() {
+    let (backend, folder) = (Sink::start().await, tempfile::tempdir().unwrap());
+    backend.answer(Answer::Unavailable);
+    let start = || {
+        Tollgate::with(&text("durable-gateway/collector.yaml"))
+            .policies(&text("durable-gateway/policies.yaml"))
+            .environment("OTLP_GRPC", "127.0.0.1:0")
+            .environment("OTLP_HTTP", "127.0.0.1:0")
+            .environment("QUEUE", folder.path().join("queue").to_str().unwrap())
+            .environment("BACKEND", &backend.address().to_string())
+            .start()
+    };
+    let tollgate = start().await;
+    let http = Http::new(tollgate.address("otlp/http")).tenant("acme");
+    for name in ["one", "two", "three"] {
+        let answer = http.protobuf("/v1/traces", &spans(&[], &[Item::named(name)])).await;
+        assert_eq!(answer.status(), 200);
+    }
+    tollgate.kill();
+    backend.answer(Answer::Ok);
+    let tollgate = start().await;
+    assert_eq!(tollgate.event("queue.recovered").unwrap()["items"], 3);
+    let mut names: Vec<_> = backend.wait_for("traces", 3).await.into_iter().map(|item| item.name).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["one", "three", "two"]);
+    tollgate.settled().await;
+    tollgate.stop().await;
+}
+
+#[tokio::test]
 async fn a_certificate_of_the_mesh_says_whose_data_it_is() {
     let (backend, folder, authority) = (Sink::start().await, tempfile::tempdir().unwrap(), Authority::new());
     std::fs::write(folder.path().join("ca.crt"), authority.pem()).unwrap();

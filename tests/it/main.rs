@@ -19,6 +19,7 @@ mod cli;
 mod clients;
 mod config_map;
 mod documents;
+mod durable;
 mod edge;
 mod examples;
 mod failover;

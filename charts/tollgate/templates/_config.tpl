@@ -11,8 +11,10 @@
 {{- define "tollgate.generatedConfig" -}}
 {{- $host := include "tollgate.listenHost" . -}}
 {{- $exporter := ternary "debug" (ternary "otlp_grpc" "otlp_http" (eq .Values.destination.protocol "grpc")) (empty .Values.destination.endpoint) -}}
-{{- $extensions := list "health_check" "admin" -}}
-{{- if include "tollgate.policiesMapName" . }}{{ $extensions = list "health_check" "policies" "admin" }}{{ end -}}
+{{- $extensions := list "health_check" -}}
+{{- if include "tollgate.policiesMapName" . }}{{ $extensions = append $extensions "policies" }}{{ end -}}
+{{- if include "tollgate.keepsQueue" . }}{{ $extensions = append $extensions "file_storage" }}{{ end -}}
+{{- $extensions = append $extensions "admin" -}}
 {{- $processors := list "memory_limiter" "tenant" "sampling" -}}
 {{- if include "tollgate.knowsPods" . }}
   {{- $extensions = append $extensions "pods" }}
@@ -85,7 +87,11 @@ exporters:
       {{- toYaml . | nindent 6 }}
     {{- end }}
     sending_queue:
+      {{- if include "tollgate.keepsQueue" . }}
+      storage: file_storage
+      {{- else }}
       max_bytes: {{ default (ternary "64MiB" "256MiB" (eq .Values.mode "daemonset")) .Values.destination.queueBytes }}
+      {{- end }}
   {{- end }}
 
 extensions:
@@ -111,6 +117,12 @@ extensions:
     {{- else }}
     cluster_wide: true
     {{- end }}
+  {{- end }}
+  {{- if include "tollgate.keepsQueue" . }}
+  # On the claimed volume: what was answered with OK survives the pod.
+  file_storage:
+    directory: /var/lib/tollgate/queue
+    max_size: {{ .Values.destination.persistence.maxSize }}
   {{- end }}
   # On the pod's loopback: kubectl port-forward reaches it.
   admin:

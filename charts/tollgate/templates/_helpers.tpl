@@ -112,6 +112,22 @@ true
 {{- if and (eq .Values.mode "statefulset") .Values.policies.lastGood.enabled .Values.policies.lastGood.persistence.enabled }}true{{ end -}}
 {{- end -}}
 
+{{- define "tollgate.keepsQueue" -}}
+{{- if and (eq .Values.mode "statefulset") .Values.destination.persistence.enabled }}true{{ end -}}
+{{- end -}}
+
+{{- /* A claim for each pod: name and values. */ -}}
+{{- define "tollgate.claim" -}}
+- metadata:
+    name: {{ .name }}
+  spec:
+    accessModes: [ReadWriteOnce]
+    {{- with .values.storageClassName }}
+    storageClassName: {{ . }}
+    {{- end }}
+    resources: { requests: { storage: {{ .values.size }} } }
+{{- end -}}
+
 {{- define "tollgate.healthPort" -}}
 {{- with .Values.readinessProbe }}{{ .httpGet.port | int }}{{ else }}13133{{ end -}}
 {{- end -}}

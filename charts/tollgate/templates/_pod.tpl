@@ -149,6 +149,9 @@ volumeMounts:
   {{- if .Values.policies.lastGood.enabled }}
   - { name: last-good, mountPath: /var/lib/tollgate }
   {{- end }}
+  {{- if include "tollgate.keepsQueue" . }}
+  - { name: queue, mountPath: /var/lib/tollgate/queue }
+  {{- end }}
   {{- with .Values.extraVolumeMounts }}
   {{- tpl (toYaml .) $ | nindent 2 }}
   {{- end }}

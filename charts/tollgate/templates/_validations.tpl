@@ -91,6 +91,12 @@
 {{- if and .Values.policies.lastGood.persistence.enabled (not (include "tollgate.hasClaims" .)) }}
   {{- fail "policies.lastGood.persistence is for mode statefulset with policies.lastGood.enabled" }}
 {{- end }}
+{{- if and .Values.destination.persistence.enabled (ne .Values.mode "statefulset") }}
+  {{- fail "destination.persistence is for mode statefulset: only its pods keep their volumes" }}
+{{- end }}
+{{- if and .Values.destination.persistence.enabled .Values.destination.queueBytes }}
+  {{- fail "destination.queueBytes is memory, and destination.persistence keeps the queue on disk: set one of the two" }}
+{{- end }}
 {{- if and .Values.ingress.enabled (not (include "tollgate.hasService" .)) }}
   {{- fail "ingress needs the Service: service.enabled" }}
 {{- end }}

@@ -254,8 +254,10 @@ impl Findings {
     }
 
     fn queue(&mut self, queue: &SendingQueue) {
-        let range = Problem::Range { value: queue.max_bytes.0.to_string(), range: "1KiB and more" };
-        self.add_if(queue.max_bytes.0 < 1024, "sending_queue.max_bytes", range);
+        let max_bytes = queue.memory_bytes().0;
+        let range = Problem::Range { value: max_bytes.to_string(), range: "1KiB and more" };
+        self.add_if(max_bytes < 1024, "sending_queue.max_bytes", range);
+        self.storage(queue);
         // The Collector, too, does not look at the other keys then.
         if !queue.enabled {
             return;
@@ -264,12 +266,20 @@ impl Findings {
         let range = Problem::Range { value, range: "1 to 1000" };
         self.add_if(!(1..=1000).contains(&queue.num_consumers), "sending_queue.num_consumers", range);
         let range = Problem::Range { value: "0".into(), range: "1 and more" };
-        self.add_if(queue.queue_size == 0, "sending_queue.queue_size", range);
-        let storage = queue.storage.as_ref().is_some_and(|storage| !storage.is_empty());
-        self.add_if(storage, "sending_queue.storage", Problem::NotYet("a queue on disk is"));
+        self.add_if(queue.queue_size == Some(0), "sending_queue.queue_size", range);
         if let Some(batch) = &queue.batch {
             self.batch(batch, queue);
         }
+    }
+
+    fn storage(&mut self, queue: &SendingQueue) {
+        let is_named = queue.storage.as_ref().is_some_and(|storage| !storage.is_empty());
+        let off = "there is no queue to keep on disk; write `enabled: true`, or leave `storage` out";
+        self.add_if(is_named && !queue.enabled, "sending_queue.storage", Problem::Contradiction(off));
+        let waits = "senders who wait for the destination need nothing kept on disk; leave out one of \
+                     `wait_for_result` and `storage`";
+        let wrong = queue.storage().is_some() && queue.wait_for_result;
+        self.add_if(wrong, "sending_queue.wait_for_result", Problem::Contradiction(waits));
     }
 
     fn batch(&mut self, batch: &Batching, queue: &SendingQueue) {
@@ -280,7 +290,8 @@ impl Findings {
         let requests = Problem::Range { value: "requests".into(), range: "items, bytes" };
         self.add_if(batch.sizer == Sizer::Requests, "sending_queue.batch.sizer", requests);
         let fits = "min_size is more than the queue holds: it would never be reached";
-        let wrong = batch.sizer == queue.sizer && batch.min_size > queue.queue_size;
+        let most = queue.capacity(queue.storage().map(|_| u64::MAX));
+        let wrong = batch.sizer == queue.sizer && batch.min_size > most;
         self.add_if(wrong, "sending_queue.batch.min_size", Problem::Contradiction(fits));
         let partition = !batch.partition.metadata_keys.is_empty();
         let at = "sending_queue.batch.partition.metadata_keys";
@@ -301,7 +312,7 @@ impl Findings {
         self.add_if(wrong, "retry_on_failure.multiplier", range);
         let short = "max_elapsed_time must be 0 or at least initial_interval and max_interval";
         let longest = retry.initial_interval.max(retry.max_interval);
-        let wrong = !retry.max_elapsed_time.is_zero() && retry.max_elapsed_time < longest;
+        let wrong = retry.max_elapsed_time.is_some_and(|most| !most.is_zero() && most < longest);
         self.add_if(wrong, "retry_on_failure.max_elapsed_time", Problem::Contradiction(short));
     }
 }

@@ -64,27 +64,12 @@ impl Exporter {
         }
     }
 
-    /// The most its queue may hold.
-    pub fn max_queue_bytes(&self) -> ByteSize {
+    /// What waits to be sent, of an exporter that has such keys.
+    pub fn sending_queue(&self) -> Option<&SendingQueue> {
         match self {
-            Exporter::OtlpGrpc(config) => config.sending_queue.max_bytes,
-            Exporter::OtlpHttp(config) => config.sending_queue.max_bytes,
-            Exporter::Debug(_) | Exporter::Nop(_) | Exporter::File(_) => SendingQueue::default().max_bytes,
-        }
-    }
-
-    /// The most its queue may hold where the file says so; none leaves it to the memory there is.
-    pub fn configured_queue_bytes(&self) -> Option<u64> {
-        let bytes = self.max_queue_bytes();
-        (bytes != SendingQueue::default().max_bytes).then_some(bytes.0)
-    }
-
-    /// Whether what waits for it takes memory.
-    pub fn queue_is_in_memory(&self) -> bool {
-        match self {
-            Exporter::OtlpGrpc(config) => config.sending_queue.storage.is_none(),
-            Exporter::OtlpHttp(config) => config.sending_queue.storage.is_none(),
-            Exporter::Debug(_) | Exporter::Nop(_) | Exporter::File(_) => true,
+            Exporter::OtlpGrpc(config) => Some(&config.sending_queue),
+            Exporter::OtlpHttp(config) => Some(&config.sending_queue),
+            Exporter::Debug(_) | Exporter::Nop(_) | Exporter::File(_) => None,
         }
     }
 

@@ -34,20 +34,26 @@ pub struct SendingQueue {
     /// what succeeds wait for `max_interval`. Tollgate's own key. Default: false.
     pub adaptive_consumers: bool,
     /// How much may wait and be under way, in units of `sizer`; more is refused, or waits with
-    /// `block_on_overflow`. Default: 1000. Range: at least 1.
-    pub queue_size: u64,
+    /// `block_on_overflow`. Default: 1000; with `storage` what the extension's `max_size` and
+    /// `max_records` let in. Range: at least 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_size: Option<u64>,
     /// The unit of `queue_size`. Default: requests. Range: requests, items, bytes.
     pub sizer: Sizer,
-    /// The bound in bytes that holds whatever `sizer` is: the memory this queue can take. Tollgate's own
-    /// key. Default: 128MiB, or less where the memory limit of the control group leaves less: a quarter of
-    /// it goes to requests under way, the rest is divided among the queues whose size is not written.
+    /// The bound in bytes that holds whatever `sizer` is: the memory this queue can take, or with `storage`
+    /// the disk. Tollgate's own key. Default: 128MiB, or less where the memory limit of the control group
+    /// leaves less: a quarter of it goes to requests under way, the rest is divided among the queues whose
+    /// size is not written; with `storage` the extension's `max_size`, which bounds it in any case.
     /// Range: at least 1KiB.
-    pub max_bytes: ByteSize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<ByteSize>,
     /// Lets senders wait for room until their deadline, instead of refusing them. Default: false.
     pub block_on_overflow: bool,
     /// Answers senders only with the destination's answer. Default: false.
     pub wait_for_result: bool,
-    /// A storage extension that keeps the queue on disk; not yet available. Default: none.
+    /// The extension `file_storage`, or `file_storage/name`, that keeps the queue on disk: senders are
+    /// answered once their data is synced, and what waits outlives the program. Default: none, what waits
+    /// is in memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub storage: Option<String>,
     /// Merges batches before they are sent, waiting for more. Default: absent; what waits anyway is
@@ -62,14 +68,34 @@ impl Default for SendingQueue {
             enabled: true,
             num_consumers: 10,
             adaptive_consumers: false,
-            queue_size: 1000,
+            queue_size: None,
             sizer: Sizer::Requests,
-            max_bytes: ByteSize(128 * 1024 * 1024),
+            max_bytes: None,
             block_on_overflow: false,
             wait_for_result: false,
             storage: None,
             batch: None,
         }
+    }
+}
+
+impl SendingQueue {
+    const QUEUE_SIZE: u64 = 1000;
+    const MAX_BYTES: ByteSize = ByteSize(128 * 1024 * 1024);
+
+    /// The id of the extension that keeps the queue on disk, as written.
+    pub fn storage(&self) -> Option<&str> {
+        self.storage.as_deref().filter(|storage| self.enabled && !storage.is_empty())
+    }
+
+    /// The bound in units of the sizer; `most` holds where the file does not say.
+    pub fn capacity(&self, most: Option<u64>) -> u64 {
+        self.queue_size.or(most).unwrap_or(Self::QUEUE_SIZE)
+    }
+
+    /// The bound in bytes of a queue in memory.
+    pub fn memory_bytes(&self) -> ByteSize {
+        self.max_bytes.unwrap_or(Self::MAX_BYTES)
     }
 }
 
@@ -131,11 +157,11 @@ pub struct RetryOnFailure {
     #[serde(with = "crate::units::duration")]
     #[schemars(schema_with = "crate::units::duration::schema")]
     pub max_interval: Duration,
-    /// Past this a batch is given up; 0 means never. Default: 300s. Range: 0, or at least
-    /// `initial_interval` and `max_interval`.
-    #[serde(with = "crate::units::duration")]
-    #[schemars(schema_with = "crate::units::duration::schema")]
-    pub max_elapsed_time: Duration,
+    /// Past this a batch is given up; 0 means never. Default: 300s; never for a queue with `storage`.
+    /// Range: 0, or at least `initial_interval` and `max_interval`.
+    #[serde(with = "crate::units::duration::optional", skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::units::duration::optional::schema")]
+    pub max_elapsed_time: Option<Duration>,
 }
 
 impl Default for RetryOnFailure {
@@ -146,7 +172,17 @@ impl Default for RetryOnFailure {
             randomization_factor: 0.5,
             multiplier: 1.5,
             max_interval: Duration::from_secs(30),
-            max_elapsed_time: Duration::from_secs(300),
+            max_elapsed_time: None,
         }
+    }
+}
+
+impl RetryOnFailure {
+    const MAX_ELAPSED_TIME: Duration = Duration::from_secs(300);
+
+    /// Past what a batch is given up; 0 means never. What is on disk is given up only if the file says so.
+    pub fn gives_up_after(&self, is_durable: bool) -> Duration {
+        let default = if is_durable { Duration::ZERO } else { Self::MAX_ELAPSED_TIME };
+        self.max_elapsed_time.unwrap_or(default)
     }
 }

@@ -101,9 +101,9 @@ fn what_cannot_be_honoured_is_a_problem() {
     check(json!({"proxy_url": "http://p"}), "proxy_url", "a proxy is not available in Tollgate");
     check(json!({"auth": {"authenticator": "a"}}), "auth", "authentication is not yet available in Tollgate");
     check(
-        json!({"sending_queue": {"storage": "file_storage"}}),
+        json!({"sending_queue": {"storage": "file_storage", "enabled": false}}),
         "sending_queue.storage",
-        "a queue on disk is not yet available in Tollgate",
+        "there is no queue to keep on disk; write `enabled: true`, or leave `storage` out",
     );
     check(
         json!({"sending_queue": {"batch": {"partition": {"metadata_keys": ["t"]}}}}),

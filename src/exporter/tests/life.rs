@@ -163,7 +163,7 @@ async fn a_file_has_one_line_for_each_batch_when_the_drain_ends() {
 async fn a_file_that_cannot_be_opened_stops_the_start() {
     let config = config::File { path: "/nonexistent/folder/out.json".into(), ..config::File::default() };
     let config = config::Exporter::File(config);
-    let exporter = Exporter::prepare("file", &config, ExporterMetrics::default()).unwrap();
+    let exporter = Exporter::prepare("file", &config, None, ExporterMetrics::default()).unwrap();
     let workers = Workers::start(1).unwrap();
     let error = exporter.start(&Scope::root("test"), &workers).unwrap_err();
     assert!(error.to_string().starts_with("exporter `file`: path: No such file"), "{error}");

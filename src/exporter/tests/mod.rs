@@ -49,7 +49,7 @@ impl World {
     fn start(config: &config::Exporter) -> Self {
         assert_eq!(config.check(), []);
         let metrics = ExporterMetrics::default();
-        let exporter = Exporter::prepare("otlp/test", config, metrics.clone()).unwrap();
+        let exporter = Exporter::prepare("otlp/test", config, None, metrics.clone()).unwrap();
         let (scope, workers) = (Scope::root("test"), Workers::start(2).unwrap());
         exporter.start(&scope, &workers).unwrap();
         let account = Account::detached(TenantId::unattributed());

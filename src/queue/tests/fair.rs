@@ -18,9 +18,9 @@ impl Sim {
     }
 
     fn with(max_bytes: u64, (quantum, lease): (u64, u64)) -> Self {
-        let bounds = Bounds { sizer: Sizer::Bytes, capacity: max_bytes, max_bytes };
+        let bounds = Bounds { sizer: Sizer::Bytes, capacity: max_bytes, max_bytes, max_batches: u64::MAX };
         let metrics = ExporterMetrics::default();
-        let queue = Queue::with_quantum(bounds, Wanted::up_to(lease), (&metrics, quantum));
+        let queue = Queue::with((bounds, Wanted::up_to(lease)), (&metrics, quantum), None);
         let board = Arc::<Board>::default();
         queue.follow(&board);
         Self { queue, account: Account::detached(TenantId::unattributed()), board }
@@ -58,7 +58,7 @@ impl Sim {
     /// One lease, sent; the bytes of each flow, in order.
     fn serve(&self) -> Vec<(u64, u64)> {
         let Some(lease) = self.lease() else { return Vec::new() };
-        let sent = lease.batches().map(|b| (b.flow().number(), b.bytes().len() as u64)).collect();
+        let sent = lease.batches().map(|b| (b.flow().number(), b.size())).collect();
         end(lease);
         sent
     }
@@ -369,14 +369,14 @@ fn what_comes_back_goes_to_the_head_of_its_own_line() {
         sim.offer(&one, size).unwrap();
         sim.offer(&other, 10 * size).unwrap();
     }
-    let all = |lease: &Lease| lease.batches().map(|b| b.bytes().len()).collect::<Vec<_>>();
+    let all = |lease: &Lease| lease.batches().map(|b| b.size()).collect::<Vec<_>>();
     let lease = sim.lease().unwrap();
     let mut before = all(&lease);
     before.sort_unstable();
     assert_eq!(before, [1, 2, 3, 10, 20, 30]);
     drop(lease);
     let again = all(&sim.lease().unwrap());
-    let of = |own: fn(&usize) -> bool| again.iter().copied().filter(own).collect::<Vec<_>>();
+    let of = |own: fn(&u64) -> bool| again.iter().copied().filter(own).collect::<Vec<_>>();
     assert_eq!((of(|size| *size < 10), of(|size| *size >= 10)), (vec![1, 2, 3], vec![10, 20, 30]));
     sim.finish();
 }

@@ -9,6 +9,7 @@ use crate::identity::TenantId;
 use crate::otlp::Signal;
 use crate::outcome::{Account, Books, DroppedReason};
 
+mod durable;
 mod fair;
 mod model;
 mod slots;
@@ -27,7 +28,7 @@ struct World {
 
 impl World {
     fn new(sizer: Sizer, capacity: u64, wanted: Wanted) -> Self {
-        Self::bounded(Bounds { sizer, capacity, max_bytes: MIB }, wanted)
+        Self::bounded(Bounds { sizer, capacity, max_bytes: MIB, max_batches: u64::MAX }, wanted)
     }
 
     fn bounded(bounds: Bounds, wanted: Wanted) -> Self {
@@ -57,6 +58,11 @@ impl World {
                 Err(full)
             }
         }
+    }
+
+    /// Items of logs that were refused.
+    fn refused(&self) -> u64 {
+        self.account.signal(Signal::Logs).read().refused_total()
     }
 
     fn books(&self, signal: Signal) -> Books {
@@ -109,7 +115,7 @@ async fn a_full_queue_refuses_and_tells_when_to_retry() {
 
 #[tokio::test(start_paused = true)]
 async fn the_bound_in_bytes_holds_whatever_the_sizer_is() {
-    let bounds = Bounds { sizer: Sizer::Requests, capacity: 100, max_bytes: 1000 };
+    let bounds = Bounds { sizer: Sizer::Requests, capacity: 100, max_bytes: 1000, max_batches: u64::MAX };
     let world = World::bounded(bounds, Wanted::up_to(MIB));
     world.put(world.batch(Signal::Logs, 1, 600)).unwrap();
     assert!(!world.put(world.batch(Signal::Logs, 1, 401)).unwrap_err().never_fits);
@@ -218,7 +224,7 @@ async fn a_closed_queue_refuses_flushes_and_ends() {
     drop(last);
     let rest = world.queue.take_all();
     assert_eq!(rest.len(), 1);
-    rest.into_iter().for_each(|batch| batch.dropped(DroppedReason::Shutdown));
+    rest.into_iter().for_each(|(batch, _)| batch.dropped(DroppedReason::Shutdown));
     end(lease);
     assert_eq!(world.queue.size(), 0);
     assert_eq!(world.books(Signal::Logs).queued, 0);
@@ -312,8 +318,10 @@ async fn a_consumer_that_is_cancelled_passes_its_duty_on() {
 
 #[tokio::test(start_paused = true)]
 async fn the_wait_told_follows_the_speed_of_the_queue() {
-    let world =
-        World::bounded(Bounds { sizer: Sizer::Bytes, capacity: 1000, max_bytes: MIB }, Wanted::up_to(100));
+    let world = World::bounded(
+        Bounds { sizer: Sizer::Bytes, capacity: 1000, max_bytes: MIB, max_batches: u64::MAX },
+        Wanted::up_to(100),
+    );
     (0..10).for_each(|_| world.put(world.batch(Signal::Logs, 1, 100)).unwrap());
     for _ in 0..8 {
         tokio::time::advance(seconds(2)).await;

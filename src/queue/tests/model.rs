@@ -78,7 +78,8 @@ impl Model {
 
 pub(super) async fn run(steps: Vec<Step>) {
     let wanted = Wanted { sizer: Sizer::Items, max: MAX, ..Wanted::up_to(MIB) };
-    let bounds = Bounds { sizer: Sizer::Items, capacity: CAPACITY, max_bytes: MAX_BYTES };
+    let bounds =
+        Bounds { sizer: Sizer::Items, capacity: CAPACITY, max_bytes: MAX_BYTES, max_batches: u64::MAX };
     let world = World::bounded(bounds, wanted);
     let mut model = Model::default();
     let mut leases: Vec<Lease> = Vec::new();
@@ -102,7 +103,7 @@ pub(super) async fn run(steps: Vec<Step>) {
             Step::Lease => {
                 let lease = world.queue.lease().await.unwrap();
                 let expected = model.lease(lease.signal());
-                let sizes: Vec<_> = lease.batches().map(|b| (b.items(), b.bytes().len() as u64)).collect();
+                let sizes: Vec<_> = lease.batches().map(|b| (b.items(), b.size())).collect();
                 assert_eq!(sizes, expected.iter().map(|p| (p.items, p.bytes)).collect::<Vec<_>>());
                 leases.push(lease);
                 model.leased.push(expected);
@@ -127,6 +128,6 @@ pub(super) async fn run(steps: Vec<Step>) {
         }
     }
     drop(leases);
-    world.queue.take_all().into_iter().for_each(|batch| batch.sent(0));
+    world.queue.take_all().into_iter().for_each(|(batch, _)| batch.sent(0));
     assert_eq!(world.queue.bytes(), 0);
 }

@@ -91,7 +91,7 @@ async fn a_share_that_changes_frees_those_who_were_held() {
     board.publish(0);
     let second = tokio::time::timeout(seconds(1), world.queue.lease()).await.unwrap().unwrap();
     [first, second].into_iter().for_each(end);
-    world.queue.take_all().into_iter().for_each(|batch| batch.sent(0));
+    world.queue.take_all().into_iter().for_each(|(batch, _)| batch.sent(0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -132,5 +132,5 @@ async fn the_first_batches_of_a_lease_can_go_on_their_own() {
     drop(first);
     end(rest);
     assert_eq!(items_of(&world.queue.lease().await.unwrap()), [1, 2, 3], "back in their order");
-    world.queue.take_all().into_iter().for_each(|batch| batch.sent(0));
+    world.queue.take_all().into_iter().for_each(|(batch, _)| batch.sent(0));
 }

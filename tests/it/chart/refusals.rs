@@ -64,6 +64,12 @@ fn what_cannot_work_is_refused_with_the_way_out() {
         ("deployment", &["configMap.existingName=x"], "configMap.create: false"),
         ("deployment", &["policies.configMap.existingName=x"], "policies.configMap.create: false"),
         ("deployment", &["policies.lastGood.persistence.enabled=true"], "mode statefulset"),
+        ("deployment", &["destination.persistence.enabled=true"], "only its pods keep their volumes"),
+        (
+            "statefulset",
+            &["destination.persistence.enabled=true", "destination.queueBytes=1GiB"],
+            "set one of the two",
+        ),
         (
             "daemonset",
             &["policies.watch.enabled=true", "policies.configMap.create=false"],

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{all_rendered, chart, container, file, objects, of_kind, output, template, with};
 use crate::harness::api_server::ApiServer;
-use crate::harness::{Grpc, Http, Item, Sink, Tollgate, eventually, spans};
+use crate::harness::{Answer, Grpc, Http, Item, Sink, Tollgate, eventually, spans};
 
 /// The rendered configuration, on ports of the system's choice and with its state in a folder.
 fn runnable(config: &str, state: &str) -> String {
@@ -56,6 +56,30 @@ async fn an_agent_runs_with_an_ipv6_address() {
         Ok(_) => an_agent_runs_on("::1").await,
         Err(error) => eprintln!("this machine has no IPv6 loopback: {error}"),
     }
+}
+
+#[tokio::test]
+async fn what_a_statefulset_with_a_volume_answered_survives_the_pod() {
+    let (sink, volume) = (Sink::start().await, tempfile::tempdir().unwrap());
+    sink.answer(Answer::Unavailable);
+    std::fs::create_dir(volume.path().join("queue")).unwrap();
+    let endpoint = format!("destination.endpoint={}", sink.address());
+    let set = [&endpoint, "destination.tls.insecure=true", "destination.persistence.enabled=true"];
+    let objects = objects(&with("statefulset", &set).unwrap());
+    let config = runnable(&file(&objects, "-config").unwrap(), volume.path().to_str().unwrap());
+    let start = || {
+        let tollgate = Tollgate::with(&config).policies(&file(&objects, "-policies").unwrap());
+        tollgate.environment("MY_POD_IP", "127.0.0.1").start()
+    };
+    let tollgate = start().await;
+    let grpc = Grpc::connect(tollgate.address("otlp/grpc")).await;
+    grpc.spans(spans(&[], &[Item::named("x")])).await.unwrap();
+    tollgate.kill();
+    sink.answer(Answer::Ok);
+    let tollgate = start().await;
+    assert_eq!(sink.wait_for("traces", 1).await[0].name, "x");
+    tollgate.settled().await;
+    tollgate.stop().await;
 }
 
 #[test]

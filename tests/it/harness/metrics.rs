@@ -30,11 +30,14 @@ impl Metrics {
             let of = |key: &str| line.split(&format!("{key}=\"")).nth(1).unwrap().split('"').next().unwrap();
             let labels = [("tenant", of("tenant")), ("signal", of("signal"))];
             let sum = |name: &str| self.sum(name, &labels);
-            let came = sum("tollgate_received_items_total") + sum("tollgate_copied_items_total");
+            let came = sum("tollgate_received_items_total")
+                + sum("tollgate_copied_items_total")
+                + sum("tollgate_recovered_items_total");
             let went = sum("tollgate_refused_items_total")
                 + sum("tollgate_sampled_out_items_total")
                 + sum("tollgate_sent_items_total")
                 + sum("tollgate_dropped_items_total")
+                + sum("tollgate_stored_items_total")
                 + sum("tollgate_queued_items");
             if came != went {
                 wrong.push(format!("{labels:?}: {came} came, {went} went"));

@@ -22,6 +22,11 @@ use std::time::Duration;
 /// How long anything expected may take before the test fails: generous, because machines are shared.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How much of something a test does: `short`, or `long` under `./test --long`.
+pub fn scaled(short: usize, long: usize) -> usize {
+    if std::env::var_os("TOLLGATE_LONG").is_some() { long } else { short }
+}
+
 /// Asks `ready` again and again until it gives a value.
 pub async fn eventually<T, F>(what: &str, mut ready: impl FnMut() -> F) -> T
 where

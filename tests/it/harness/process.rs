@@ -223,6 +223,20 @@ impl Tollgate {
         assert!(status.success());
     }
 
+    /// SIGKILL; waits for the end.
+    pub fn kill(mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Resident memory, in bytes.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
     /// SIGTERM; waits for the end and checks what every test wants: exit code 0, the conservation law,
     /// no task left, nothing abandoned.
     pub async fn stop(self) -> Ended {

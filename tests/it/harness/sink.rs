@@ -48,6 +48,7 @@ pub struct Arrived {
 struct State {
     answer: Mutex<Option<Answer>>,
     items: Mutex<Vec<(&'static str, Arrived)>>,
+    forgets_attributes: std::sync::atomic::AtomicBool,
     timeouts: Mutex<Vec<String>>,
 }
 
@@ -88,6 +89,11 @@ impl Sink {
 
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Keeps no attributes of items from now on: for tests that send a lot.
+    pub fn forget_attributes(&self) {
+        self.state.forgets_attributes.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 
     pub fn answer(&self, answer: Answer) {
@@ -169,7 +175,10 @@ async fn serve(
     let encoding = if grpc { "grpc-encoding" } else { "content-encoding" };
     let body = if grpc { body.slice(5..) } else { body };
     let body = decompress(head.headers.get(encoding), body);
-    let (signal, arrived) = decode(head.uri.path(), &body);
+    let (signal, mut arrived) = decode(head.uri.path(), &body);
+    if state.forgets_attributes.load(std::sync::atomic::Ordering::Relaxed) {
+        arrived.iter_mut().for_each(|item| item.attributes = HashMap::new());
+    }
     let arrived = arrived.into_iter().map(|item| Arrived { scope_org_id: scope_org_id.clone(), ..item });
     state.items.lock().unwrap().extend(arrived.map(|item| (signal, item)));
     Ok(respond(grpc, 0, 200))

@@ -1,0 +1,191 @@
+//! A program that was told to stop, and the next one that finds its queue.
+
+use super::{arrivals, client, duplicates, durable, names, number, send};
+use crate::harness::{Answer, Item, Sink, Tollgate, eventually, logs, scaled, spans};
+
+/// Scorecard, test 5.
+#[tokio::test]
+async fn sigterm_with_the_destination_down_ends_within_its_grace_and_loses_nothing() {
+    let (sink, folder) = (Sink::start().await, tempfile::tempdir().unwrap());
+    sink.answer(Answer::Unavailable);
+    let config = durable(&sink, folder.path(), ("", ""));
+    let tollgate = Tollgate::with(&config).argument("--shutdown-grace=10m").start().await;
+    let count = scaled(50, 20_000);
+    let (acme, globex) = (client(&tollgate, "acme").await, client(&tollgate, "globex").await);
+    send(&acme, names("a", count)).await;
+    send(&globex, names("g", count)).await;
+    acme.logs(logs(&[], &[Item::named("log")])).await.unwrap();
+    let all = 2 * count as u64 + 1;
+    let metrics = tollgate.metrics().await;
+    assert_eq!(metrics.sum("tollgate_queued_items", &[]), all as f64);
+    assert_eq!(metrics.sum("otelcol_exporter_queue_size", &[]), all as f64);
+    assert_eq!(metrics.sum("tollgate_storage_records", &[]), all as f64);
+    // Far within the grace of ten minutes, or this would not end.
+    let ended = tollgate.stop().await;
+    let stopped = ended.log.iter().rfind(|line| line["event"] == "stopped").unwrap();
+    assert_eq!((number(stopped, "stored"), number(stopped, "dropped")), (all, 0));
+
+    sink.answer(Answer::Ok);
+    let tollgate = Tollgate::with(&config).start().await;
+    let recovered = tollgate.event("queue.recovered").expect("the queue is recovered");
+    assert_eq!((number(&recovered, "records"), number(&recovered, "items")), (all, all));
+    let metrics = tollgate.metrics().await;
+    for (tenant, items) in [("acme", count + 1), ("globex", count)] {
+        let recovered = metrics.sum("tollgate_recovered_items_total", &[("tenant", tenant)]);
+        assert_eq!(recovered, items as f64, "{tenant}");
+    }
+    sink.wait_for("traces", 2 * count).await;
+    sink.wait_for("logs", 1).await;
+    let metrics = tollgate.settled().await;
+    assert_eq!(metrics.sum("tollgate_sent_items_total", &[]), all as f64);
+    assert_eq!(duplicates(&arrivals(&sink)), 0, "nothing was under way when it stopped");
+    for item in sink.items("traces") {
+        let tenant = if item.name.starts_with('a') { "acme" } else { "globex" };
+        assert_eq!(item.resource["tenant.id"], tenant);
+    }
+    tollgate.stop().await;
+    let tollgate = Tollgate::with(&config).start().await;
+    assert_eq!(tollgate.event("queue.recovered"), None, "what was sent is not sent again");
+    tollgate.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_destination_takes_is_delivered_before_the_program_ends() {
+    let (sink, folder) = (Sink::start().await, tempfile::tempdir().unwrap());
+    sink.answer(Answer::Silence);
+    let tollgate = Tollgate::with(&durable(&sink, folder.path(), ("", ""))).start().await;
+    send(&client(&tollgate, "acme").await, names("a", 50)).await;
+    tollgate.signal("TERM");
+    eventually("draining", || async { tollgate.event("draining") }).await;
+    sink.answer(Answer::Ok);
+    let ended = tollgate.ended().await;
+    assert_eq!(arrivals(&sink).len(), 50);
+    let stopped = ended.log.iter().rfind(|line| line["event"] == "stopped").unwrap();
+    assert_eq!((number(stopped, "stored"), number(stopped, "sent")), (0, 50));
+}
+
+/// What waits at the start was written in order, and is served in turns all the same.
+#[tokio::test]
+async fn after_a_restart_a_quiet_tenant_does_not_wait_for_a_noisy_one() {
+    let (sink, folder) = (Sink::start().await, tempfile::tempdir().unwrap());
+    sink.answer(Answer::Unavailable);
+    let one_at_a_time = "num_consumers: 1, batch: { min_size: 0, max_size: 1, flush_timeout: 1ms }";
+    let config = durable(&sink, folder.path(), ("", one_at_a_time));
+    let tollgate = Tollgate::with(&config).start().await;
+    let (noisy, quiet) = (client(&tollgate, "noisy").await, client(&tollgate, "quiet").await);
+    let large = "x".repeat(64 * 1024);
+    for (grpc, prefix, count) in [(&noisy, "noisy", 200), (&quiet, "quiet", 5)] {
+        for name in names(prefix, count) {
+            grpc.spans(spans(&[], &[Item::named(name).attribute("filler", &large)])).await.unwrap();
+        }
+    }
+    tollgate.stop().await;
+    sink.answer(Answer::Ok);
+    let tollgate = Tollgate::with(&config).start().await;
+    let arrived = sink.wait_for("traces", 205).await;
+    let of = |prefix: &str| -> Vec<_> {
+        arrived.iter().map(|item| item.name.clone()).filter(|name| name.starts_with(prefix)).collect()
+    };
+    assert_eq!(of("noisy"), names("noisy", 200).collect::<Vec<_>>(), "in order");
+    assert_eq!(of("quiet"), names("quiet", 5).collect::<Vec<_>>(), "in order");
+    let last_quiet = arrived.iter().rposition(|item| item.name.starts_with("quiet")).unwrap();
+    // Two rounds of the quiet tenant against two or three of the noisy one, at 256 KiB each.
+    assert!(last_quiet < 40, "{last_quiet} items came before the last of the quiet tenant");
+    tollgate.settled().await;
+    tollgate.stop().await;
+}
+
+/// Scorecard, test 4.
+#[tokio::test]
+async fn a_backlog_costs_no_memory_and_arrives_in_order_when_the_destination_is_back() {
+    const SIZE: usize = 64 * 1024;
+    let (sink, folder) = (Sink::start().await, tempfile::tempdir().unwrap());
+    sink.answer(Answer::Unavailable);
+    let config = durable(&sink, folder.path(), ("max_size: 100GiB", "num_consumers: 1, max_bytes: 90GiB"));
+    let tollgate = Tollgate::with(&config).start().await;
+    let tenants = [client(&tollgate, "acme").await, client(&tollgate, "globex").await];
+    // More than the queue keeps in memory of what is on disk, before memory is looked at.
+    let (warm, more) = (scaled(512, 1024), scaled(1024, 256 * 1024));
+    let filler: String = std::iter::repeat_with(fastrand::alphanumeric).take(SIZE).collect();
+    let sent = std::time::Instant::now();
+    let mut before = 0;
+    for n in 0..warm + more {
+        if n == warm {
+            before = tollgate.resident();
+        }
+        let item = Item::named(n.to_string()).attribute("filler", &filler);
+        tenants[n % 2].spans(spans(&[], &[item])).await.unwrap();
+    }
+    let (sent, after) = (sent.elapsed(), tollgate.resident());
+    let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
+    let backlog = mib(((warm + more) * SIZE) as u64);
+    println!(
+        "backlog of {backlog:.0} MiB in {sent:.1?}: resident {:.1} MiB, then {:.1}",
+        mib(before),
+        mib(after)
+    );
+    assert!(after < before + before / 10 + (8 << 20), "resident: {before} bytes, then {after}");
+    sink.forget_attributes();
+    sink.answer(Answer::Ok);
+    let drained = std::time::Instant::now();
+    while arrivals(&sink).len() < warm + more {
+        let had = arrivals(&sink).len();
+        sink.wait_for("traces", had + 1).await;
+    }
+    let drained = drained.elapsed();
+    println!(
+        "drained in {drained:.1?}: {:.0} MiB/s, {:.1} times as fast as it came",
+        backlog / drained.as_secs_f64(),
+        sent.as_secs_f64() / drained.as_secs_f64()
+    );
+    for (n, tenant) in ["acme", "globex"].iter().enumerate() {
+        let items = sink.items("traces");
+        let of = items.iter().filter(|item| item.resource["tenant.id"] == *tenant);
+        let order: Vec<usize> = of.map(|item| item.name.parse().unwrap()).collect();
+        assert_eq!(order, (n..warm + more).step_by(2).collect::<Vec<_>>(), "{tenant}");
+    }
+    let metrics = tollgate.settled().await;
+    assert_eq!(metrics.sum("tollgate_dropped_items_total", &[]), 0.0);
+    eventually("the disk is free again", || async {
+        let bytes = tollgate.metrics().await.sum("tollgate_storage_live_bytes", &[]);
+        (bytes == 0.0).then_some(())
+    })
+    .await;
+    tollgate.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_given_up_is_kept_for_inspection_and_counted() {
+    let (sink, folder) = (Sink::start().await, tempfile::tempdir().unwrap());
+    sink.answer(Answer::Invalid);
+    let tollgate = Tollgate::with(&durable(&sink, folder.path(), ("", "num_consumers: 1"))).start().await;
+    send(&client(&tollgate, "acme").await, names("a", 3)).await;
+    let metrics = eventually("the drops", || async {
+        let metrics = tollgate.settled().await;
+        (metrics.sum("tollgate_storage_dead_letters", &[]) == 3.0).then_some(metrics)
+    })
+    .await;
+    assert_eq!(metrics.sum("tollgate_dropped_items_total", &[("reason", "permanent")]), 3.0);
+    assert_eq!(metrics.sum("otelcol_exporter_send_failed_spans", &[]), 3.0);
+    tollgate.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_on_disk_is_given_up_only_if_the_file_says_when() {
+    let (sink, folder) = (Sink::start().await, tempfile::tempdir().unwrap());
+    sink.answer(Answer::Unavailable);
+    let config = durable(&sink, folder.path(), ("", ""))
+        .replace("max_interval: 200ms", "max_interval: 200ms, max_elapsed_time: 400ms");
+    let tollgate = Tollgate::with(&config).start().await;
+    send(&client(&tollgate, "acme").await, names("a", 1)).await;
+    eventually("the drop", || async {
+        let metrics = tollgate.metrics().await;
+        let labels = [("reason", "retries_exhausted")];
+        (metrics.sum("tollgate_dropped_items_total", &labels) == 1.0).then_some(())
+    })
+    .await;
+    let metrics = tollgate.settled().await;
+    assert_eq!(metrics.sum("tollgate_exporter_queue_storage", &[("storage", "file_storage")]), 1.0);
+    assert_eq!(metrics.sum("tollgate_exporter_queue_storage", &[("storage", "memory")]), 0.0);
+    tollgate.stop().await;
+}
