@@ -7,7 +7,7 @@ use tollgate::yaml::Source;
 pub fn check(input: &[u8]) -> bool {
     // What is to be read from files and from the environment is not input.
     let text = String::from_utf8_lossy(input).replace("file:", "fil-:");
-    let env = |name: &str| (name.len() % 2 == 0).then(|| name.to_lowercase());
+    let env = |name: &str| name.len().is_multiple_of(2).then(|| name.to_lowercase());
     match Config::parse(&[Source::new("collector.yaml", text)], &[], &env) {
         Ok((config, warnings)) => {
             assert_eq!(warnings.errors(), 0);

@@ -3,7 +3,7 @@
 //! The short form needs no nightly toolchain. A failure prints the seed; `TOLLGATE_SEED` begins elsewhere.
 
 #[path = "../../parsers/mod.rs"]
-mod parsers;
+mod checks;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use prost::Message;
 
-use self::parsers::{config, otlp_json, otlp_protobuf, policies};
+use self::checks::{config, otlp_json, otlp_protobuf, policies};
 use super::{count, figure};
 use crate::harness::{Item, logs, metrics, spans};
 

@@ -68,7 +68,8 @@ async fn the_preset_of_the_collectors_chart_finds_pods_by_what_their_data_says()
         ("service.version", "9"),
         ("container.image.name", ""),
     ];
-    let ways: [(&str, &str, &[(&str, &str)]); 3] = [
+    type Pairs = &'static [(&'static str, &'static str)];
+    let ways: [(&str, &str, Pairs); 3] = [
         ("ip", "127.0.0.99", &[("k8s.pod.ip", "127.0.0.31")]),
         ("uid", "127.0.0.12", &[("k8s.pod.uid", "uid-of-nightly-x")]),
         ("connection", "127.0.0.31", &[]),
