@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{all_rendered, all_values, chart, container, file, helm, output, template, template_of, validated};
+use super::{
+    all_rendered, all_values, chart, container, file, helm, output, template, template_of, validated,
+};
 
 #[test]
 fn lint_finds_nothing() {
