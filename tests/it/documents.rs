@@ -72,7 +72,7 @@ fn sources(dir: &Path) -> String {
 #[test]
 fn the_architecture_is_short_and_names_tests_that_exist() {
     let text = read("ARCHITECTURE.md");
-    assert!(text.lines().count() < 150, "{} lines", text.lines().count());
+    assert!(text.lines().count() < 200, "{} lines", text.lines().count());
     let all = sources(&root().join("src")) + &sources(&root().join("tests"));
     let table = text.split("## Invariants").nth(1).unwrap().split("\n## ").next().unwrap();
     let mut named = 0;

@@ -1,16 +1,18 @@
 //! What would have been kept of everything seen in a tick: the items of highest randomness that fit a budget.
 //!
-//! Few items are held one by one. Many are added up by classes of randomness, and the lowest class goes out
-//! whole, so that an item costs a few nanoseconds and a cap a few kilobytes however large its budget is.
+//! As long as everything fits, items are only written down; once it does not, they are put in order. Many
+//! are added up by classes of randomness, and the lowest class goes out whole, so that an item costs a few
+//! nanoseconds and a cap some kilobytes however large its budget is.
 //! Either way the cut is the lowest threshold above which everything fits, of all thresholds or of those
 //! between classes: moving an item that is kept to another place above the cut does not move the cut, and
 //! so 1/p stays unbiased. Invariant: items of one randomness stand or fall together.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
 
 use crate::sampling::threshold::RANDOMNESS_VALUES;
 
-/// The most different randomness values that are held one by one.
+/// The most items that are held one by one; those of one randomness that follow each other are one.
 const HELD: usize = 4096;
 /// A class is this part of a power of two of 2^56 - R, which is what p is to be: the cut keeps up to 1/64
 /// less than would fit.
@@ -30,10 +32,10 @@ pub(super) fn first_excluded(excluded: u64, _included: Option<u64>) -> u64 {
 /// The items of highest randomness whose costs fit a budget.
 #[derive(Debug)]
 pub(super) struct Heap {
-    costs: BTreeMap<u64, f64>,
-    /// In use once there were more than [`HELD`].
-    classes: Option<Box<Classes>>,
+    items: Items,
     held: f64,
+    /// The highest randomness that is held.
+    highest: u64,
     /// T_heap, from 0 to 2^56.
     cut: u64,
     rule: CutRule,
@@ -41,9 +43,47 @@ pub(super) struct Heap {
     offered: usize,
 }
 
+#[derive(Debug)]
+enum Items {
+    /// Everything fits: as they came.
+    AsOffered(Vec<Item>),
+    /// Something was excluded: the lowest is first.
+    Ordered(BinaryHeap<Item>),
+    /// There were more than [`HELD`].
+    Classes(Box<Classes>),
+}
+
+/// Items of one randomness, or some of them.
+#[derive(Debug, Clone, Copy)]
+struct Item {
+    randomness: u64,
+    cost: f64,
+}
+
+/// The lowest randomness is the greatest, for [`BinaryHeap`].
+impl Ord for Item {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.randomness.cmp(&self.randomness)
+    }
+}
+
+impl PartialOrd for Item {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Item {
+    fn eq(&self, other: &Self) -> bool {
+        self.randomness == other.randomness
+    }
+}
+
+impl Eq for Item {}
+
 impl Heap {
     pub(super) fn new(rule: CutRule) -> Self {
-        Self { costs: BTreeMap::new(), classes: None, held: 0.0, cut: 0, rule, offered: 0 }
+        Self { items: Items::AsOffered(Vec::new()), held: 0.0, highest: 0, cut: 0, rule, offered: 0 }
     }
 
     /// T_heap: first excluded + 1, 0 if none is excluded; up to 2^56.
@@ -58,35 +98,63 @@ impl Heap {
         }
         self.offered += 1;
         self.held += cost;
-        match &mut self.classes {
-            Some(classes) => classes.add(randomness, cost),
-            None => *self.costs.entry(randomness).or_insert(0.0) += cost,
-        }
-        if self.costs.len() > HELD {
+        self.highest = self.highest.max(randomness);
+        let count = match &mut self.items {
+            Items::AsOffered(items) => {
+                match items.last_mut() {
+                    Some(last) if last.randomness == randomness => last.cost += cost,
+                    _ => items.push(Item { randomness, cost }),
+                }
+                items.len()
+            }
+            Items::Ordered(items) => {
+                items.push(Item { randomness, cost });
+                items.len()
+            }
+            Items::Classes(classes) => {
+                classes.add(randomness, cost);
+                0
+            }
+        };
+        if count > HELD {
             self.classify();
         }
-        match &self.classes {
-            Some(_) => self.exclude_classes(budget),
-            None => return self.exclude_single(randomness, budget, may_owe),
+        match self.held > budget {
+            true => self.exclude(budget, may_owe),
+            false => false,
+        }
+    }
+
+    fn exclude(&mut self, budget: f64, may_owe: bool) -> bool {
+        if let Items::AsOffered(items) = &mut self.items {
+            self.items = Items::Ordered(BinaryHeap::from(std::mem::take(items)));
+        }
+        match &self.items {
+            Items::Classes(_) => self.exclude_classes(budget),
+            _ => return self.exclude_single(budget, may_owe),
         }
         false
     }
 
-    fn exclude_single(&mut self, randomness: u64, budget: f64, may_owe: bool) -> bool {
+    fn exclude_single(&mut self, budget: f64, may_owe: bool) -> bool {
+        let Items::Ordered(items) = &mut self.items else { return false };
         while self.held > budget {
-            if may_owe && self.costs.len() == 1 && randomness > 0 {
+            let Some(lowest) = items.peek().map(|item| item.randomness) else { break };
+            if may_owe && lowest == self.highest && lowest > 0 {
                 return true;
             }
-            let Some((excluded, cost)) = self.costs.pop_first() else { break };
-            self.held -= cost;
-            let included = self.costs.first_key_value().map(|(randomness, _)| *randomness);
-            self.cut = self.cut.max((self.rule)(excluded, included));
+            while let Some(item) = items.peek().filter(|item| item.randomness == lowest) {
+                self.held -= item.cost;
+                items.pop();
+            }
+            let included = items.peek().map(|item| item.randomness);
+            self.cut = self.cut.max((self.rule)(lowest, included));
         }
         false
     }
 
     fn exclude_classes(&mut self, budget: f64) {
-        let Some(classes) = &mut self.classes else { return };
+        let Items::Classes(classes) = &mut self.items else { return };
         while self.held > budget {
             let Some((excluded, cost)) = classes.pop_lowest() else { break };
             self.held -= cost;
@@ -97,20 +165,33 @@ impl Heap {
     /// From one by one to classes.
     fn classify(&mut self) {
         let mut classes = Box::new(Classes::new());
-        for (randomness, cost) in std::mem::take(&mut self.costs) {
-            classes.add(randomness, cost);
+        let mut add = |item: &Item| classes.add(item.randomness, item.cost);
+        match &self.items {
+            Items::AsOffered(items) => items.iter().for_each(&mut add),
+            Items::Ordered(items) => items.iter().for_each(&mut add),
+            Items::Classes(_) => return,
         }
-        self.classes = Some(classes);
+        self.items = Items::Classes(classes);
     }
 
-    /// Begins again; classes stay in use where they were needed.
+    /// Begins again; what was needed stays in use.
     pub(super) fn clear(&mut self) {
-        self.costs.clear();
-        match &mut self.classes {
-            Some(classes) if self.offered > HELD => **classes = Classes::new(),
-            classes => *classes = None,
-        }
-        (self.held, self.cut, self.offered) = (0.0, 0, 0);
+        let offered = self.offered;
+        let empty = |mut items: Vec<Item>| {
+            items.clear();
+            items.shrink_to(2 * offered);
+            Items::AsOffered(items)
+        };
+        self.items = match std::mem::replace(&mut self.items, Items::AsOffered(Vec::new())) {
+            Items::AsOffered(items) => empty(items),
+            Items::Ordered(items) => empty(items.into_vec()),
+            Items::Classes(mut classes) if offered > HELD => {
+                *classes = Classes::new();
+                Items::Classes(classes)
+            }
+            Items::Classes(_) => empty(Vec::new()),
+        };
+        (self.held, self.highest, self.cut, self.offered) = (0.0, 0, 0, 0);
     }
 }
 
@@ -248,13 +329,13 @@ mod tests {
         for _ in 0..200_000 {
             heap.offer(random(&mut rng), 1.0, 50_000.0, false);
         }
-        assert!(heap.costs.is_empty(), "{}", heap.costs.len());
+        assert!(matches!(heap.items, Items::Classes(_)));
         assert!((50_000.0 * 63.0 / 64.0..=50_000.0).contains(&heap.held), "{}", heap.held);
         let p = 1.0 / adjusted(heap.cut);
         assert!((0.24..0.26).contains(&p), "{p}");
         heap.clear();
-        assert!(heap.classes.is_some(), "a tick like the last begins with classes");
+        assert!(matches!(heap.items, Items::Classes(_)), "a tick like the last begins with classes");
         heap.clear();
-        assert!(heap.classes.is_none(), "nothing came");
+        assert!(matches!(heap.items, Items::AsOffered(_)), "nothing came");
     }
 }

@@ -132,10 +132,11 @@ impl Cap {
             (self.started, self.balance, self.budget) = (Some(now), budget.credit(), Some(budget));
             return;
         };
-        let ticks = whole_ticks(now.saturating_duration_since(started));
-        if ticks < 1.0 {
+        let passed = now.saturating_duration_since(started);
+        if passed < TICK {
             return;
         }
+        let ticks = whole_ticks(passed);
         // A tick in which nothing came carries nothing on.
         self.carried = if ticks < 2.0 { self.heap.cut() } else { 0 };
         self.balance = (self.balance - self.kept + ticks * budget.income()).min(budget.credit());
