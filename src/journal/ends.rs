@@ -6,7 +6,8 @@
 //!
 //! A range that is damaged is ignored: its records are sent again, never lost. When a segment is gone its
 //! ends stay, with a range of kind 1, as a note that nothing is missing there; notes of neighbours are merged
-//! into the newest.
+//! into the newest. When a journal is closed, a range of kind 2 says what its newest segment holds: no later
+//! one follows it that would.
 
 use std::io;
 use std::ops::Range;
@@ -22,6 +23,8 @@ const RANGE: usize = 24;
 const ENDED: u32 = 0;
 /// All there ever was, in a segment that is gone.
 const NOTE: u32 = 1;
+/// All that was stored in the segment.
+const WHOLE: u32 = 2;
 
 /// The file of one segment.
 #[derive(Debug)]
@@ -32,16 +35,17 @@ pub(super) struct EndsFile {
 }
 
 impl EndsFile {
-    /// Writes a new file with `ranges` and syncs it; its directory is the caller's.
+    /// Writes a new file with what has ended and what is `whole`, and syncs it; its directory is the caller's.
     pub(super) fn create(
         storage: &dyn Storage,
         path: &Path,
         identity: Identity,
-        ranges: &[Range<u64>],
+        (ended, whole): (&[Range<u64>], Option<&Range<u64>>),
     ) -> io::Result<Self> {
         let file = storage.create(path)?;
         let mut bytes = identity.encode(ENDS_MAGIC).to_vec();
-        ranges.iter().for_each(|range| bytes.extend(encode(identity.seed(), range, ENDED)));
+        ended.iter().for_each(|range| bytes.extend(encode(identity.seed(), range, ENDED)));
+        whole.iter().for_each(|range| bytes.extend(encode(identity.seed(), range, WHOLE)));
         write_all(&*file, &bytes, 0)?;
         file.sync()?;
         Ok(Self { file, seed: identity.seed(), len: bytes.len() as u64 })
@@ -72,6 +76,12 @@ impl EndsFile {
         self.file.sync()
     }
 
+    /// Says that `whole` is what the segment holds, and syncs it.
+    pub(super) fn vouch(&mut self, whole: &Range<u64>) -> io::Result<()> {
+        self.write(&encode(self.seed, whole, WHOLE))?;
+        self.file.sync()
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         write_all(&*self.file, bytes, self.len)?;
         self.len += bytes.len() as u64;
@@ -90,6 +100,8 @@ pub(super) struct Ends {
     pub(super) ranges: Vec<Range<u64>>,
     /// The segment is gone, and this is what the note covers.
     pub(super) note: Option<Range<u64>>,
+    /// What the segment held when the journal was closed.
+    pub(super) whole: Option<Range<u64>>,
     /// The length of the file.
     pub(super) len: u64,
 }
@@ -109,12 +121,13 @@ pub(super) fn read(file: &dyn StoredFile) -> io::Result<Result<Ends, BadHeader>>
         Ok(identity) => identity,
         Err(bad) => return Ok(Err(bad)),
     };
-    let mut ends = Ends { identity, ranges: Vec::new(), note: None, len: filled as u64 };
+    let mut ends = Ends { identity, ranges: Vec::new(), note: None, whole: None, len: filled as u64 };
     for (range, kind) in
         bytes[SEGMENT_HEADER..].chunks(RANGE).filter_map(|bytes| decode(identity.seed(), bytes))
     {
         match kind {
             NOTE => ends.note = Some(range),
+            WHOLE => ends.whole = Some(range),
             _ => ends.ranges.push(range),
         }
     }

@@ -119,7 +119,11 @@ impl Engine {
         self.note(flushed);
         self.pause = None;
         self.retire(now);
-        self.close_segment();
+        if let Some(base) = self.writer.as_ref().map(|writer| writer.identity.base) {
+            self.close_segment();
+            let vouched = self.vouch(base);
+            self.note(vouched);
+        }
         self.dead.close();
         self.tidy(now);
         self.publish();
@@ -288,7 +292,7 @@ impl Engine {
     fn make_segment(&self, identity: Identity) -> io::Result<(Writer, EndsFile)> {
         let storage = &*self.shared.storage;
         let writer = Writer::start(storage.create(&self.path(&segment_name(identity.base)))?, identity)?;
-        let ends = EndsFile::create(storage, &self.path(&ends_name(identity.base)), identity, &[])?;
+        let ends = EndsFile::create(storage, &self.path(&ends_name(identity.base)), identity, (&[], None))?;
         storage.sync_dir(&self.shared.dir)?;
         Ok((writer, ends))
     }

@@ -97,13 +97,14 @@ fn empty(shared: Shared) -> Engine {
     }
 }
 
-/// For every segment, where its sequence numbers end: where the next one follows, else behind its last
-/// record. Records beyond were never acknowledged.
+/// For every segment, where its sequence numbers end: where the next one follows, else where its ends say, else
+/// behind its last record. Records beyond were never acknowledged.
 fn limits(survey: &Survey) -> Vec<Option<u64>> {
     let mut next_follows = None;
     let mut limits: Vec<Option<u64>> = Vec::new();
     for found in survey.found.iter().rev() {
-        let own = found.contents().map(Contents::next).or(found.note().map(|note| note.end));
+        let whole = found.ends.as_ref().and_then(|ends| Some(ends.whole.as_ref()?.end));
+        let own = found.contents().map(Contents::next).max(whole).or(found.note().map(|note| note.end));
         limits.push(next_follows.or(own).or(found.follows()));
         next_follows = found.starts().or(next_follows);
     }
@@ -125,6 +126,7 @@ fn missing(survey: &Survey) -> Damage {
         if let Some(ends) = &found.ends {
             covers.extend(ends.ranges.iter().chain(&ends.note).cloned());
             start = ends.note.as_ref().map_or(start, |note| note.start.min(start));
+            end = ends.whole.as_ref().map_or(end, |whole| whole.end.max(end));
         }
         if let Some(contents) = found.contents() {
             if contents.is_sealed {
@@ -173,9 +175,8 @@ fn take(engine: &mut Engine, found: Found, limit: Option<u64>, damage: &mut Dama
             engine.next = engine.next.max(contents.next());
             let limit = limit.unwrap_or(contents.next());
             contents.index.entries.retain(|entry| base + u64::from(entry.ordinal) < limit);
-            if contents.index.entries.is_empty()
-                && found.ends.as_ref().is_none_or(|ends| ends.ranges.is_empty())
-            {
+            let held_nothing = contents.index.entries.is_empty() && limit <= base;
+            if held_nothing && found.ends.as_ref().is_none_or(|ends| ends.ranges.is_empty()) {
                 discard(engine, &contents, len, damage);
                 return None;
             }
@@ -197,7 +198,7 @@ fn take(engine: &mut Engine, found: Found, limit: Option<u64>, damage: &mut Dama
                 segment.ends = Some(EndsFile::resume(file, contents.identity, ends.len));
             }
             segment.bytes = bytes;
-            segment.is_damaged = contents.damaged > 0 || contents.is_headless;
+            segment.is_damaged = contents.damaged > 0 || contents.is_headless || contents.next() < limit;
             for entry in &contents.index.entries {
                 segment.add(entry.ordinal, entry.len, entry.received);
             }
@@ -209,6 +210,11 @@ fn take(engine: &mut Engine, found: Found, limit: Option<u64>, damage: &mut Dama
             }
             segment.fresh.clear();
             segment.count = segment.count.max(u32::try_from(limit.saturating_sub(base)).unwrap_or(u32::MAX));
+            segment.whole = found.ends.as_ref().and_then(|ends| ends.whole.clone());
+            if !contents.is_sealed {
+                // They are counted now, and not again at the next start.
+                segment.end_all_but(contents.index.entries.iter().map(|entry| entry.ordinal));
+            }
             engine.tail = engine.tail.max(segment.next());
             lock(&engine.shared.table).seeds.insert(base, contents.identity.seed());
             engine.segments.insert(base, segment);

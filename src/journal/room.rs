@@ -90,7 +90,8 @@ impl Engine {
         let from = self.path(&format!("{:032x}{NEW}", u128::from_le_bytes(storage.unique())));
         let to = self.path(&ends_name(base));
         let Some(segment) = self.segments.get_mut(&base) else { return Ok(()) };
-        let written = EndsFile::create(storage, &from, segment.identity, &segment.ended())
+        let says = (&*segment.ended(), segment.whole.as_ref());
+        let written = EndsFile::create(storage, &from, segment.identity, says)
             .and_then(|written| storage.rename(&from, &to).map(|()| written));
         let written = written.inspect_err(|_| drop(storage.remove(&from)))?;
         storage.sync_dir(&shared.dir)?;
@@ -99,6 +100,18 @@ impl Engine {
         segment.is_unsynced = false;
         self.counts.syncs += 2;
         self.counts.written_bytes += written.len;
+        Ok(())
+    }
+
+    /// Says of a segment that is closed what it holds: its end might be cut off.
+    pub(super) fn vouch(&mut self, base: u64) -> io::Result<()> {
+        let Some(segment) = self.segments.get_mut(&base) else { return Ok(()) };
+        let whole = base..segment.next();
+        if let Some(ends) = &mut segment.ends {
+            ends.vouch(&whole)?;
+            self.counts.syncs += 1;
+        }
+        segment.whole = Some(whole);
         Ok(())
     }
 
