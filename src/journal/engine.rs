@@ -65,6 +65,8 @@ pub(super) struct Engine {
     pub(super) has_reserve: bool,
     pub(super) dead: DeadLetters,
     pub(super) relief: Option<Relief>,
+    /// To empty a segment failed; it is not tried until then.
+    pub(super) relief_pause: Option<Instant>,
     /// Since when an end is in memory only.
     pub(super) ends_since: Option<Instant>,
     /// Files were removed since the directory was synced.
@@ -94,7 +96,7 @@ impl Engine {
                 self.pause = Some(now + AFTER_FAILURE);
             }
             self.retire(now);
-            self.relieve();
+            self.relieve(now);
             self.tidy(now);
         }
         self.publish();

@@ -3,7 +3,7 @@
 //! Footers are trusted; only segments without one are scanned. Nothing that is found stops newer segments
 //! from being read, and nothing is written to a segment of an earlier run but its index.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ pub(super) fn open(
     }
     let limits = limits(&survey);
     let mut waiting: Vec<Waiting> = Vec::new();
-    let mut seen = HashMap::new();
+    let (mut seen, mut copied) = (HashMap::new(), HashSet::new());
     for (found, limit) in survey.found.into_iter().zip(limits) {
         engine.next = engine.next.max(found.base + 1);
         match take(&mut engine, found, limit, &mut damage) {
@@ -57,7 +57,7 @@ pub(super) fn open(
                     // Of a record that was copied forward, the copy counts.
                     if let Some((older, ordinal)) = seen.insert(waits.place.id, (waits.place, ordinal)) {
                         end_copy(&mut engine, older, ordinal);
-                        waiting.retain(|other| other.place != older);
+                        copied.insert(older);
                     }
                     if waits.place.id != base + u64::from(ordinal) {
                         let moved = Moved { place: waits.place, ordinal };
@@ -69,6 +69,7 @@ pub(super) fn open(
             None => continue,
         }
     }
+    waiting.retain(|waits| !copied.contains(&waits.place));
     waiting.sort_by_key(|waits| waits.place.id);
     engine.counts.damage = Damage { set_aside: engine.counts.damage.set_aside, ..damage };
     engine.next = engine.next.max(engine.tail).max(1);
@@ -89,6 +90,7 @@ fn empty(shared: Shared) -> Engine {
         has_reserve: false,
         dead: DeadLetters::default(),
         relief: None,
+        relief_pause: None,
         ends_since: None,
         is_dir_dirty: false,
         old_notes: Vec::new(),
@@ -191,11 +193,8 @@ fn take(engine: &mut Engine, found: Found, limit: Option<u64>, damage: &mut Dama
                 }
             };
             let mut segment = Segment::new(contents.identity, None);
-            if let Some(ends) = &found.ends
-                && !engine.is_dir_dirty
-                && let Ok(file) = engine.shared.storage.open(&engine.path(&ends_name(base)))
-            {
-                segment.ends = Some(EndsFile::resume(file, contents.identity, ends.len));
+            if let Some(ends) = found.ends.as_ref().filter(|_| !engine.is_dir_dirty) {
+                segment.ends = Some(EndsFile::resume(contents.identity, ends.len));
             }
             segment.bytes = bytes;
             segment.is_damaged = contents.damaged > 0 || contents.is_headless || contents.next() < limit;
@@ -231,10 +230,11 @@ fn note_absence(engine: &mut Engine, ends: Option<super::ends::Ends>, limit: Opt
     let covers = ends.note.clone().unwrap_or(covers);
     let path = engine.path(&ends_name(ends.identity.base));
     if ends.note.is_none() {
-        let noted = engine.shared.storage.open(&path).and_then(|file| {
-            let mut file = EndsFile::resume(file, ends.identity, ends.len);
-            file.note(&covers)
-        });
+        let noted = engine
+            .shared
+            .storage
+            .open(&path)
+            .and_then(|file| EndsFile::resume(ends.identity, ends.len).note(&*file, &covers));
         engine.note(noted);
     }
     engine.next = engine.next.max(covers.end);

@@ -214,8 +214,7 @@ fn segments_that_come_back_after_their_notes_were_merged_are_no_damage() {
             let path = engine.path(&ends_name(*base));
             let file = disk.open(&path).unwrap();
             let len = file.size().unwrap();
-            let mut ends = EndsFile::resume(file, segment.identity, len);
-            ends.note(&(1..segment.next())).unwrap();
+            EndsFile::resume(segment.identity, len).note(&*file, &(1..segment.next())).unwrap();
         }
     }
     disk.remove(&engine.path(&segment_name(bases[0]))).unwrap();
