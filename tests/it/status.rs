@@ -85,7 +85,9 @@ async fn a_fleet_is_asked_pod_by_pod_through_the_api_server() {
     let (sink, server, folder) =
         (Sink::start().await, ApiServer::start().await, tempfile::tempdir().unwrap());
     let kubeconfig = server.kubeconfig(folder.path(), "telemetry");
-    let (new, old) = (collector(&sink, "two").await, collector(&sink, "one").await);
+    let new = collector(&sink, "two").await;
+    let old = Tollgate::with(&gate(&sink)).policies(&policies("one"));
+    let old = old.argument("--set=exporters.otlp_grpc.sending_queue.num_consumers=1").start().await;
     let port = 55679;
     for (name, to) in [("agent-a", &new), ("agent-b", &old), ("agent-c", &new)] {
         server.put(&format!("/api/v1/namespaces/telemetry/pods/{name}"), pod("node-1", "Running"));
@@ -110,6 +112,29 @@ async fn a_fleet_is_asked_pod_by_pod_through_the_api_server() {
         "{text}"
     );
     assert!(text.contains("3 pods: 3 ready, 1 drift, 0 refuse, 0 not reached"), "{text}");
+    let story = include_str!("../../examples/change-a-rate-with-a-configmap/README.md");
+    let head = story.lines().find(|line| line.starts_with("POD ")).unwrap();
+    assert_eq!(lines[0], head.split_whitespace().collect::<Vec<_>>());
+
+    // What waits, for how long, and who refuses what it was given.
+    sink.answer(Answer::Unavailable);
+    let grpc = Grpc::connect(old.address("otlp/grpc")).await;
+    // One is tried again and again, and behind it waits the other.
+    for name in ["tried", "waits"] {
+        grpc.spans(spans(&[], &[Item::named(name)])).await.unwrap();
+    }
+    std::fs::write(old.policies_path(), "version: 1\nrulez: []\n").unwrap();
+    let text = eventually("a refusal and a second of age", || async {
+        let (_, text) = ask(&[]).await;
+        let line = text.lines().find(|line| line.starts_with("agent-b"))?;
+        let (refused, queued) = line.split_once("since ")?;
+        let waits = !queued.contains(" 0 B (") && !queued.ends_with(" 0s");
+        (refused.contains("DRIFT") && waits).then(|| text.clone())
+    })
+    .await;
+    assert!(text.contains("3 pods: 3 ready, 1 drift, 1 refuse, 0 not reached"), "{text}");
+    sink.answer(Answer::Ok);
+    old.settled().await;
 
     // Who cannot be reached is named, and why.
     server.put("/api/v1/namespaces/telemetry/pods/agent-b", pod("node-2", "Pending"));
