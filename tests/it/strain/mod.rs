@@ -5,6 +5,7 @@
 //! nothing (`./test --figures strain`).
 
 mod clock;
+mod overload;
 
 /// Prints a figure that is good up to its bound.
 fn figure(name: &str, value: f64, bound: f64) {
