@@ -1,7 +1,7 @@
 //! One consumer: leases, sends, waits, sends again, and writes down where every batch ended.
 //!
-//! Invariant: cancelled at any point, the lease goes back to the queue whole, except for what is among the
-//! dead letters already.
+//! Invariant: cancelled at any point, what has not ended of the lease goes back to the queue at once, so that
+//! the order of each tenant is kept, except for what is among the dead letters already.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::batch::{Batch, SendFailure};
 use crate::internal_telemetry::metrics::{ExporterMetrics, Gauge};
 use crate::otlp::status::ExportResponse;
 use crate::outcome::{DroppedReason, RefusedReason};
-use crate::queue::{Lease, Queue};
+use crate::queue::{Lease, Pieces, Queue};
 
 use super::answer::{
     DEADLINE_EXCEEDED, PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNIMPLEMENTED,
@@ -81,6 +81,18 @@ pub(super) struct Consumer<D> {
     destination: Arc<D>,
 }
 
+/// What becomes of a piece of a lease.
+enum Ended {
+    /// The destination took it, perhaps not all.
+    Sent(ExportResponse),
+    /// It is given up: lost, or refused where the sender waits to be told.
+    Failed(SendFailure, DroppedReason, RefusedReason),
+    /// The sender, who was its only owner, is gone.
+    Abandoned(RefusedReason),
+    /// A part of what was refused might be taken: it goes on in halves.
+    Halved,
+}
+
 /// Why a lease is not delivered.
 enum Failed {
     /// It is given up, and if nobody waits for it counted as lost for this reason.
@@ -122,48 +134,49 @@ impl<D: Destination> Consumer<D> {
     /// refuses is lost and not what it was merged with.
     async fn deliver(&self, lease: Lease) -> Result<(), Over> {
         let mut halvings = MOST_HALVINGS;
-        let mut pieces = vec![lease];
-        while let Some(piece) = pieces.pop() {
+        let mut pieces = Pieces::new(lease);
+        while let Some(piece) = pieces.oldest() {
             let may_halve = halvings > 0 && piece.count() > 1;
-            if let Some(mut piece) = self.deliver_piece(piece, may_halve).await? {
-                halvings -= 1;
-                let first = piece.take_first(piece.count() / 2);
-                pieces.extend([piece, first]);
+            match self.deliver_piece(piece, may_halve).await? {
+                Ended::Halved => {
+                    halvings -= 1;
+                    pieces.halve();
+                }
+                ended => pieces.take_oldest().into_iter().for_each(|piece| self.shared.end(piece, &ended)),
             }
         }
         Ok(())
     }
 
-    /// Sends a piece and ends it, unless a part of what was refused might be taken: then it comes back.
-    async fn deliver_piece(&self, lease: Lease, may_halve: bool) -> Result<Option<Lease>, Over> {
+    /// Sends a piece and says how it ends, which is all that is left to do.
+    async fn deliver_piece(&self, lease: &mut Lease, may_halve: bool) -> Result<Ended, Over> {
         let shared = &*self.shared;
-        let until = awaited_until(&lease);
-        let sending = self.send(&lease, until);
+        let until = awaited_until(lease);
+        let sending = self.send(lease, until);
         // Without a queue the sender is the only owner, and work stops when he goes.
         let abandoned = lease.batches().next().and_then(Batch::abandoned).filter(|_| shared.plan.is_direct);
-        let ended = match abandoned.cloned() {
+        let sent = match abandoned.cloned() {
             None => Some(sending.await),
             Some(abandoned) => abandoned.run_until_cancelled(sending).await,
         };
         let is_late = || until.is_some_and(|until| until <= Instant::now());
-        match ended {
-            Some(Ok(response)) => shared.sent(lease, &response),
+        Ok(match sent {
+            Some(Ok(response)) => Ended::Sent(response),
             Some(Err(Failed::Over)) => return Err(Over),
             Some(Err(Failed::ForGood(failure, DroppedReason::Permanent)))
                 if may_halve && is_about_content(&failure) =>
             {
-                return Ok(Some(lease));
+                Ended::Halved
             }
             Some(Err(Failed::ForGood(failure, reason))) => {
                 let awaited = if is_late() { RefusedReason::Deadline } else { RefusedReason::Destination };
-                shared.failed(lease, (reason, awaited), failure).await;
+                let words = format!("{}: code {}: {}", reason.as_str(), failure.code, failure.message);
+                lease.set_aside(&words).await;
+                Ended::Failed(failure, reason, awaited)
             }
-            None => {
-                let reason = if is_late() { RefusedReason::Deadline } else { RefusedReason::Cancelled };
-                lease.end().into_iter().for_each(|batch| batch.refused(reason));
-            }
-        }
-        Ok(None)
+            None if is_late() => Ended::Abandoned(RefusedReason::Deadline),
+            None => Ended::Abandoned(RefusedReason::Cancelled),
+        })
     }
 
     /// Tries until it succeeds or there is no point in trying again; then says why, and what the loss of
@@ -260,7 +273,16 @@ impl Drop for InFlight<'_> {
 }
 
 impl Shared {
-    /// The destination took it, perhaps not all.
+    fn end(&self, lease: Lease, ended: &Ended) {
+        match ended {
+            Ended::Sent(response) => self.sent(lease, response),
+            Ended::Failed(failure, reason, awaited) => self.failed(lease, failure, (*reason, *awaited)),
+            Ended::Abandoned(reason) => lease.end().into_iter().for_each(|batch| batch.refused(*reason)),
+            // It goes on, in its halves.
+            Ended::Halved => drop(lease),
+        }
+    }
+
     fn sent(&self, lease: Lease, response: &ExportResponse) {
         let (signal, size) = (lease.signal(), lease.size());
         let rejected = response.rejected.min(size.items);
@@ -277,15 +299,7 @@ impl Shared {
         }
     }
 
-    /// It is given up: lost, or refused where the sender waits to be told.
-    async fn failed(
-        &self,
-        mut lease: Lease,
-        (reason, awaited): (DroppedReason, RefusedReason),
-        failure: SendFailure,
-    ) {
-        let words = format!("{}: code {}: {}", reason.as_str(), failure.code, failure.message);
-        lease.set_aside(&words).await;
+    fn failed(&self, lease: Lease, failure: &SendFailure, (reason, awaited): (DroppedReason, RefusedReason)) {
         let (signal, items) = (lease.signal(), lease.size().items);
         self.metrics.send_failed[signal].add(items);
         if let Some(untold) = self.failures.due() {

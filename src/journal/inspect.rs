@@ -80,7 +80,7 @@ fn report(found: &Found, tenants: &mut BTreeMap<String, TenantReport>) -> Option
         State::Read(_) => "open",
         State::Lost => "lost",
         State::Gone if found.is_missing() => "missing",
-        State::Gone => return None,
+        State::Gone | State::Over => return None,
     };
     let mut report = SegmentReport {
         base: found.base,

@@ -162,6 +162,13 @@ fn take(engine: &mut Engine, found: Found, limit: Option<u64>, damage: &mut Dama
             note_absence(engine, found.ends, limit);
             None
         }
+        State::Over => {
+            let removed = engine.shared.storage.remove(&engine.path(&segment_name(base)));
+            engine.is_dir_dirty = true;
+            engine.note(removed);
+            note_absence(engine, found.ends, limit);
+            None
+        }
         State::Read(mut contents) => {
             engine.next = engine.next.max(contents.next());
             let limit = limit.unwrap_or(contents.next());

@@ -63,20 +63,27 @@ impl Engine {
                 segment.is_unsynced = false;
                 Ok(())
             }
-            Err(error) => {
+            Err(_) => {
                 self.counts.failures += 1;
                 // What a failed sync leaves on disk nobody knows: the file is not used again.
                 segment.ends = None;
-                if is_full(&error) {
-                    self.drop_reserve();
-                }
                 self.rewrite_ends(base)
             }
         }
     }
 
-    /// Replaces the file of ends by a new one that says all.
+    /// Replaces the file of ends by a new one that says all, in the room of the reserve if there is no other.
     fn rewrite_ends(&mut self, base: u64) -> io::Result<()> {
+        match self.try_rewrite_ends(base) {
+            Err(error) if is_full(&error) && self.has_reserve => {
+                self.drop_reserve();
+                self.try_rewrite_ends(base)
+            }
+            done => done,
+        }
+    }
+
+    fn try_rewrite_ends(&mut self, base: u64) -> io::Result<()> {
         let shared = self.shared.clone();
         let storage = &*shared.storage;
         // A name nothing was ever written to, whatever became of the last try.

@@ -97,6 +97,10 @@ impl Table {
         self.damaged.remove(&id);
     }
 
+    pub(super) fn close_files(&mut self) {
+        self.files.clear();
+    }
+
     pub(super) fn forget_segment(&mut self, base: u64) {
         self.seeds.remove(&base);
         self.files.retain(|(other, _)| *other != base);

@@ -29,6 +29,8 @@ pub(super) enum State {
     Gone,
     /// Nothing in it can be read.
     Lost,
+    /// Its note says that it is done with; a power loss brought the file back.
+    Over,
 }
 
 impl Found {
@@ -93,8 +95,11 @@ pub(super) fn survey(storage: &dyn Storage, dir: &Path) -> Result<Survey, OpenEr
             false => None,
         };
         let len = segments.get(&base).copied();
+        let is_over = ends.as_ref().is_some_and(|ends| ends.note.is_some());
         let contents = match len {
             None => State::Gone,
+            // A note may say more than what is in the segment: it is what counts, and stays.
+            Some(_) if is_over => State::Over,
             Some(_) => read_segment(storage, &dir.join(segment_name(base)), base, ends.as_ref())?,
         };
         survey.found.push(Found { base, len, contents, ends });

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::sync::{Arc, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use tokio::time::Instant;
 
@@ -14,30 +14,37 @@ use super::shared::{Shared, lock};
 /// Starts both; `dir_lock` is held until the writer ends.
 pub(super) fn start(shared: &Arc<Shared>, engine: Engine, dir_lock: Box<dyn Send + Sync>) -> io::Result<()> {
     let readers = shared.clone();
-    thread::Builder::new().name("journal-read".to_owned()).spawn(move || read(&readers))?;
-    let ending = Ending(shared.clone());
+    let reader = thread::Builder::new().name("journal-read".to_owned()).spawn(move || read(&readers))?;
+    let ending = Ending { shared: shared.clone(), reader: Some(reader) };
     let write = move || {
-        write(engine, &ending);
+        write(engine, &ending.shared);
         drop(dir_lock);
         drop(ending);
     };
     thread::Builder::new().name("journal-write".to_owned()).spawn(write).map(drop)
 }
 
-/// However the writer ends, nobody waits for it any longer.
-struct Ending(Arc<Shared>);
+/// However the writer ends, nobody waits for it any longer, and no file stays open.
+struct Ending {
+    shared: Arc<Shared>,
+    reader: Option<JoinHandle<()>>,
+}
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.0.close();
-        drop(std::mem::take(&mut *lock(&self.0.inbox)).appends);
-        lock(&self.0.inbox).is_closing = true;
-        self.0.closed.cancel();
+        self.shared.close();
+        drop(std::mem::take(&mut *lock(&self.shared.inbox)).appends);
+        lock(&self.shared.inbox).is_closing = true;
+        // Reads that were asked for are answered; one that panicked has nothing left to answer.
+        if let Some(reader) = self.reader.take() {
+            drop(reader.join());
+        }
+        lock(&self.shared.table).close_files();
+        self.shared.closed.cancel();
     }
 }
 
-fn write(mut engine: Engine, ending: &Ending) {
-    let shared = &ending.0;
+fn write(mut engine: Engine, shared: &Shared) {
     loop {
         let work = shared.wait(engine.patience(Instant::now()));
         let is_closing = work.is_closing;

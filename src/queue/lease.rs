@@ -49,7 +49,7 @@ impl Lease {
     }
 
     /// Takes the first `count` batches out, as a lease of their own. The slot stays with the rest.
-    pub fn take_first(&mut self, count: usize) -> Lease {
+    pub(super) fn take_first(&mut self, count: usize) -> Lease {
         let rest = self.load.entries.split_off(count.min(self.load.entries.len()));
         let entries = std::mem::replace(&mut self.load.entries, rest);
         let first = Lease::new(self.queue.clone(), Load { entries, begun_by: None });
@@ -57,9 +57,23 @@ impl Lease {
         first
     }
 
+    /// Takes in a lease of younger batches that was taken from the same lease.
+    pub(super) fn append(&mut self, mut younger: Lease) {
+        let load = std::mem::take(&mut younger.load);
+        self.load.entries.extend(load.entries);
+        self.load.begun_by = self.load.begun_by.or(load.begun_by);
+        self.size += younger.size;
+    }
+
     /// The batches, at least one.
     pub fn batches(&self) -> impl Iterator<Item = &Batch> {
         self.load.entries.iter().map(|entry| &entry.batch)
+    }
+
+    /// The numbers of the batches in the order of their arrival.
+    #[cfg(test)]
+    pub(super) fn sequences(&self) -> impl Iterator<Item = u64> {
+        self.load.entries.iter().map(Entry::sequence)
     }
 
     /// The encoded requests; one after the other they are one encoded request. Shares the bytes.

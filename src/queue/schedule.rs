@@ -35,6 +35,13 @@ pub(super) struct Entry {
     pub(super) kept: Option<Place>,
 }
 
+impl Entry {
+    #[cfg(test)]
+    pub(super) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+}
+
 /// Batches of one signal on their way out.
 #[derive(Debug, Default)]
 pub(super) struct Load {

@@ -13,8 +13,10 @@ use tokio::time::Instant;
 
 use super::memory::{Files, MemoryDisk};
 use super::record;
+use crate::journal::ends::EndsFile;
 use crate::journal::engine::Engine;
-use crate::journal::shared::Append;
+use crate::journal::shared::{Append, ends_name, segment_name};
+use crate::journal::storage::Storage;
 use crate::journal::types::*;
 use crate::journal::{Journal, Recovery};
 
@@ -189,4 +191,37 @@ fn damage_costs_what_it_hit_and_is_counted() {
     };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(worker))));
+}
+
+/// A power loss brings segments back of which a note, by then merged with those of older ones, is durable.
+#[test]
+fn segments_that_come_back_after_their_notes_were_merged_are_no_damage() {
+    let disk = MemoryDisk::default();
+    let (journal, mut engine, _) = open(&disk);
+    let places: Waiting = (1..30).map(|number| (number, append(&journal, &mut engine, number))).collect();
+    engine.finish(Instant::now());
+    let bases: Vec<u64> = engine.segments.keys().copied().collect();
+    let last = *bases.last().unwrap();
+    assert!(bases.len() > 4, "{bases:?}");
+    for (base, segment) in &engine.segments {
+        if *base < last {
+            let path = engine.path(&ends_name(*base));
+            let file = disk.open(&path).unwrap();
+            let len = file.size().unwrap();
+            let mut ends = EndsFile::resume(file, segment.identity, len);
+            ends.note(&(1..segment.next())).unwrap();
+        }
+    }
+    disk.remove(&engine.path(&segment_name(bases[0]))).unwrap();
+    drop((journal, engine));
+    let waiting: Vec<u64> =
+        places.iter().filter(|(_, place)| place.segment == last).map(|(number, _)| *number).collect();
+    for _ in 0..3 {
+        let (journal, mut engine, recovery) = open(&disk);
+        assert_eq!(recovery.damage, Damage::default());
+        assert_eq!(readable(&journal, &recovery).into_keys().collect::<Vec<_>>(), waiting);
+        engine.finish(Instant::now());
+    }
+    let segments = disk.files().into_keys().filter(|path| path.extension().is_some_and(|end| end == "seg"));
+    assert_eq!(segments.count(), 1);
 }

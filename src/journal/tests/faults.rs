@@ -71,3 +71,17 @@ fn a_full_disk_that_somebody_else_frees_is_used_again() {
     assert_eq!(life.acknowledged, before + 1);
     life.finish().unwrap();
 }
+
+/// After a start whose first sync failed, all files of ends are written anew.
+#[test]
+fn on_a_full_disk_files_of_ends_are_written_anew_in_the_room_of_the_reserve() {
+    let mut life = start(Faults { capacity: Some(60 << 10), ..Faults::default() });
+    while life.refused == 0 {
+        life.step(&append(2000)).unwrap();
+    }
+    life.fail_next_syncs(1);
+    life.step(&Step::Kill).unwrap();
+    assert_eq!(life.usage().failures, 1);
+    life.set_capacity(life.usage().disk_bytes - 100);
+    life.finish().unwrap();
+}

@@ -195,3 +195,38 @@ async fn an_append_nobody_waits_for_leaves_nothing_behind() {
     assert_eq!(recovery.waiting.len(), 0);
     close(journal).await;
 }
+
+#[tokio::test]
+async fn a_journal_that_is_closed_has_no_file_open() {
+    let dir = TempDir::new().unwrap();
+    let (journal, _) = Journal::open(dir.path(), options()).unwrap();
+    let places = journal.append(vec![record("acme", vec![1; 1000])]).await.unwrap();
+    journal.read(places[0]).await.unwrap();
+    let open = || {
+        let links = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
+        links
+            .filter_map(|link| std::fs::read_link(link).ok())
+            .filter(|path| path.starts_with(dir.path()))
+            .count()
+    };
+    assert!(open() > 0);
+    close(journal.clone()).await;
+    assert_eq!(open(), 0);
+}
+
+#[tokio::test]
+async fn what_comes_within_the_commit_delay_is_synced_together() {
+    let dir = TempDir::new().unwrap();
+    let delayed = Options { commit_delay: Duration::from_millis(500), ..options() };
+    let (journal, _) = Journal::open(dir.path(), delayed).unwrap();
+    journal.append(vec![record("acme", vec![1; 10])]).await.unwrap();
+    let before = journal.usage().syncs;
+    let append = || async { journal.append(vec![record("acme", vec![1; 10])]).await.unwrap() };
+    tokio::join!(append(), append(), append(), append(), append());
+    // What was answered is in the numbers once the round is over.
+    while journal.usage().records < 6 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(journal.usage().syncs, before + 1);
+    close(journal).await;
+}

@@ -122,15 +122,51 @@ async fn a_request_of_many_tenants_counts_as_one_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_batches_of_a_lease_can_go_on_their_own() {
+async fn pieces_of_a_lease_end_on_their_own_and_the_rest_goes_back_in_order() {
     let world = World::new(Sizer::Items, 100, Wanted::up_to(MIB));
-    (1..=4).for_each(|items| world.put(world.logs(items)).unwrap());
-    let mut rest = world.queue.lease().await.unwrap();
-    let first = rest.take_first(3);
-    assert_eq!((items_of(&first), items_of(&rest)), (vec![1, 2, 3], vec![4]));
-    assert_eq!((first.size().items, rest.size().items), (6, 4));
-    drop(first);
-    end(rest);
-    assert_eq!(items_of(&world.queue.lease().await.unwrap()), [1, 2, 3], "back in their order");
+    (1..=8).for_each(|items| world.put(world.logs(items)).unwrap());
+    let mut pieces = Pieces::new(world.queue.lease().await.unwrap());
+    pieces.halve();
+    pieces.halve();
+    let first = pieces.take_oldest().unwrap();
+    assert_eq!((items_of(&first), first.size().items), (vec![1, 2], 3));
+    end(first);
+    let second = pieces.oldest().unwrap();
+    assert_eq!((items_of(second), second.size().items), (vec![3, 4], 7));
+    assert_eq!((world.queue.size(), world.queue.bytes()), (33, 60));
+    drop(pieces);
+    let lease = world.queue.lease().await.unwrap();
+    assert_eq!((items_of(&lease), lease.size().items), ((3..=8).collect(), 33), "back in their order");
+    end(lease);
+    assert_eq!(world.queue.size(), 0);
+    world.books(Signal::Logs);
+}
+
+/// With a part of them still out, somebody else would lease what is younger than that part.
+#[test]
+fn pieces_go_back_all_at_once() {
+    let wanted = Wanted { sizer: Sizer::Items, max: 20, ..Wanted::up_to(MIB) };
+    let world = World::new(Sizer::Items, 1000, wanted);
+    (0..100).for_each(|_| world.put(world.logs(1)).unwrap());
+    let lease = || match world.queue.next(None) {
+        crate::queue::Next::Taken(load) => Some(Lease::new(world.queue.clone(), load)),
+        _ => None,
+    };
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..5000 {
+                let mut pieces = Pieces::new(lease().unwrap());
+                (0..3).for_each(|_| pieces.halve());
+            }
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+            let lease = lease().unwrap();
+            let sequences: Vec<u64> = lease.sequences().collect();
+            let all = sequences[0]..sequences[0] + 20;
+            assert!(all.start % 20 == 0 && sequences.iter().copied().eq(all), "{sequences:?}");
+        }
+    });
     world.queue.take_all().into_iter().for_each(|(batch, _)| batch.sent(0));
 }

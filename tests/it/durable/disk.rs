@@ -7,7 +7,7 @@ use std::process::Command;
 use prost::Message;
 use tonic::Code;
 
-use super::{arrivals, client, durable, lost, names, number, send};
+use super::{Bound, arrivals, client, durable, figure, lost, ms, names, number, seed, send};
 use crate::backpressure::Details;
 use crate::harness::{Answer, Grpc, Item, Sink, Tollgate, eventually, scaled, spans};
 
@@ -46,18 +46,29 @@ async fn fill(grpc: &Grpc, prefix: &str) -> (HashSet<String>, tonic::Status) {
     panic!("the disk has no end");
 }
 
-fn is_told_when_to_retry(refusal: &tonic::Status) {
+pub(super) fn is_told_when_to_retry(refusal: &tonic::Status) {
     assert_eq!(refusal.code(), Code::Unavailable, "{refusal:?}");
     let details = Details::decode(refusal.details()).unwrap();
     assert!(details.details.iter().any(|any| any.type_url.ends_with("google.rpc.RetryInfo")), "{details:?}");
 }
 
-const WHOLE_QUEUE: &str = "
+pub(super) const WHOLE_QUEUE: &str = "
 version: 1
 identity: { claims: [{ header: x-tenant-id }] }
 defaults: { queue: { max_share: 1 } }
 rules: []
 ";
+
+/// Freed, it takes data again; the name of the span that was taken.
+async fn taken_again(grpc: &Grpc, round: &str) -> String {
+    let (name, freed) = (format!("{round}-again"), std::time::Instant::now());
+    eventually("room", || async {
+        grpc.spans(spans(&[], &[Item::named(&name)])).await.is_ok().then_some(())
+    })
+    .await;
+    figure("full.freed_to_taken_ms", ms(freed.elapsed()), Bound::AtMost(5000.0));
+    name
+}
 
 /// Fills a queue up, empties it, and fills it again.
 async fn full_and_freed(sink: &Sink, config: &str) -> Vec<tonic::Status> {
@@ -74,19 +85,15 @@ async fn full_and_freed(sink: &Sink, config: &str) -> Vec<tonic::Status> {
         sink.answer(Answer::Ok);
         sink.wait_for("traces", acknowledged.len()).await;
         tollgate.settled().await;
-        // Freed, it takes data again.
-        let again = format!("{round}-again");
-        eventually("room", || async {
-            grpc.spans(spans(&[], &[Item::named(&again)])).await.is_ok().then_some(())
-        })
-        .await;
-        acknowledged.insert(again);
+        acknowledged.insert(taken_again(&grpc, round).await);
         sink.wait_for("traces", acknowledged.len()).await;
         sink.answer(Answer::Unavailable);
     }
     sink.answer(Answer::Ok);
     tollgate.settled().await;
-    assert_eq!(lost(&acknowledged, &arrivals(sink)), Vec::<String>::new());
+    let lost = lost(&acknowledged, &arrivals(sink));
+    figure("full.lost", lost.len() as f64, Bound::AtMost(0.0));
+    assert_eq!(lost, Vec::<String>::new());
     tollgate.stop().await;
     refusals
 }
@@ -100,6 +107,29 @@ async fn a_full_disk_refuses_and_takes_data_again_when_it_is_freed() {
     for refusal in full_and_freed(&sink, &config).await {
         assert!(refusal.message().contains("could not be put down for exporter `otlp_grpc`"), "{refusal:?}");
     }
+}
+
+#[tokio::test]
+async fn a_disk_that_somebody_else_fills_and_frees_is_used_again() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let sink = Sink::start().await;
+    sink.answer(Answer::Unavailable);
+    let config = durable(&sink, disk.0.path(), ("max_size: 100MiB", ""));
+    let tollgate = Tollgate::with(&config).policies(WHOLE_QUEUE).start().await;
+    let grpc = client(&tollgate, "acme").await;
+    send(&grpc, names("before", 5)).await;
+    let filler = disk.0.path().join("filler");
+    assert!(std::fs::write(&filler, vec![1; 16 << 20]).is_err(), "8 MiB are full");
+    let (mut acknowledged, refusal) = fill(&grpc, "full").await;
+    is_told_when_to_retry(&refusal);
+    std::fs::remove_file(&filler).unwrap();
+    acknowledged.insert(taken_again(&grpc, "freed").await);
+    acknowledged.extend(names("before", 5));
+    sink.answer(Answer::Ok);
+    sink.wait_for("traces", acknowledged.len()).await;
+    tollgate.settled().await;
+    assert_eq!(lost(&acknowledged, &arrivals(&sink)), Vec::<String>::new());
+    tollgate.stop().await;
 }
 
 #[tokio::test]
@@ -145,7 +175,7 @@ async fn a_request_goes_to_all_disks_or_to_none() {
     tollgate.stop().await;
 }
 
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn files(folder: &Path) -> Vec<PathBuf> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
         if entry.is_dir() {
@@ -207,9 +237,7 @@ async fn whatever_happens_to_its_files_the_program_starts_and_never_sends_wrong_
         grpc.spans(spans(&[], &[Item::named(&name).attribute("filler", &filler)])).await.unwrap();
     }
     tollgate.stop().await;
-    let seed = std::env::var("TOLLGATE_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed: u64 = seed.unwrap_or_else(|| fastrand::u64(..));
-    println!("TOLLGATE_TEST_SEED={seed}");
+    let seed = seed();
     let mut random = fastrand::Rng::with_seed(seed);
     let (cases, mut slowest, mut total) = (scaled(8, 2000), std::time::Duration::ZERO, 0);
     for _ in 0..cases {
@@ -241,5 +269,6 @@ async fn whatever_happens_to_its_files_the_program_starts_and_never_sends_wrong_
         tollgate.settled().await;
         tollgate.stop().await;
     }
-    println!("{cases} damaged files: {total} of {} records gone, slowest start {slowest:.2?}", cases * count);
+    println!("{cases} damaged files: {total} of {} records gone, all counted", cases * count);
+    figure("damage.slowest_start_ms", ms(slowest), Bound::AtMost(2000.0));
 }

@@ -111,6 +111,22 @@ impl Sink {
         items.iter().filter(|(s, _)| *s == signal).map(|(_, item)| item.clone()).collect()
     }
 
+    /// How many items of a signal there are so far.
+    pub fn count(&self, signal: &str) -> usize {
+        self.state.items.lock().unwrap().iter().filter(|(s, _)| *s == signal).count()
+    }
+
+    /// Waits for this many items of a signal, as long as more of them come.
+    pub async fn keeps_coming(&self, signal: &str, count: usize) {
+        while self.count(signal) < count {
+            let had = self.count(signal);
+            super::eventually(&format!("more than {had} items of {signal}, {count} in the end"), || async {
+                (self.count(signal) > had).then_some(())
+            })
+            .await;
+        }
+    }
+
     /// Waits for this many items of a signal.
     pub async fn wait_for(&self, signal: &str, count: usize) -> Vec<Arrived> {
         super::eventually(&format!("{count} items of {signal}"), || async {
