@@ -143,6 +143,24 @@ async fn the_deadline_of_a_sender_reaches_the_socket_of_the_destination() {
 }
 
 #[tokio::test]
+async fn a_deadline_is_capped_by_the_configuration_down_to_the_destination() {
+    let (deaf, address) = Deaf::start().await;
+    let cap = "--set=receivers.otlp.protocols.grpc.limits.request_timeout=600ms";
+    let tollgate = Tollgate::with(&direct(address)).argument(cap).start().await;
+    for asked in [Some("99999999H"), None] {
+        let answer = raw_call(tollgate.address("otlp/grpc"), asked).await.status().await;
+        assert_eq!(answer, "4", "DEADLINE_EXCEEDED");
+    }
+    deaf.all_reset(2).await;
+    for call in deaf.calls() {
+        let millis: u64 = call.timeout.strip_suffix('m').unwrap().parse().unwrap();
+        assert!(millis <= 600, "{call:?}");
+    }
+    assert_eq!(cancelled(&tollgate.settled().await), [("deadline", 2)]);
+    tollgate.stop().await;
+}
+
+#[tokio::test]
 async fn the_deadline_of_an_http_sender_reaches_the_destination_too() {
     let sink = Sink::start().await;
     sink.answer(Answer::Silence);
