@@ -8,7 +8,7 @@ use h2::Reason;
 use prost::Message;
 
 use crate::gate::gate;
-use crate::harness::{Answer, Grpc, Http, Item, Metrics, Sink, Tollgate, eventually, spans};
+use crate::harness::{Answer, Grpc, Http, Item, Metrics, Sink, Tollgate, eventually, scaled, spans};
 
 /// A destination that takes requests and never answers: what their headers said, and how their streams ended.
 #[derive(Clone, Default)]
@@ -296,6 +296,7 @@ async fn a_request_cut_with_its_connection_is_counted_as_forced() {
     tollgate.stop().await;
 }
 
+/// Scorecard, test 17.
 #[tokio::test]
 async fn a_thousand_cancels_leave_nothing_behind() {
     let (deaf, address) = Deaf::start().await;
@@ -336,7 +337,8 @@ rules: []
     round().await;
     // What stays is what one round leaves: exporters keep their idle connections.
     let (tasks, open, _) = eventually("rest after the first round", &quiet).await;
-    for _ in 0..19 {
+    let rounds = scaled(20, 1_000);
+    for _ in 1..rounds {
         round().await;
     }
     let metrics = eventually("tasks and descriptors as after the first round", || async {
@@ -344,8 +346,8 @@ rules: []
         (tasks_now <= tasks && open_now <= open).then_some(metrics)
     })
     .await;
-    assert_eq!(cancelled(&metrics), [("client", 1000)]);
-    deaf.all_reset(1000).await;
+    assert_eq!(cancelled(&metrics), [("client", 50 * rounds as u64)]);
+    deaf.all_reset(50 * rounds).await;
     tollgate.settled().await;
     tollgate.stop().await;
 }
