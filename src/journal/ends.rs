@@ -6,12 +6,12 @@
 //!
 //! A range that is damaged is ignored: its records are sent again, never lost. When a segment is gone its
 //! ends stay, with a range of kind 1, as a note that nothing is missing there; notes of neighbours are merged
-//! into the newest.
+//! into the newest. When a journal is closed, a range of kind 2 says what its newest segment holds: no later
+//! one follows it that would.
 
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 
 use super::format::{BadHeader, ENDS_MAGIC, Identity, SEGMENT_HEADER, put, u32_at, u64_at};
 use super::storage::{Storage, StoredFile, is_full, read_full, write_all};
@@ -22,64 +22,69 @@ const RANGE: usize = 24;
 const ENDED: u32 = 0;
 /// All there ever was, in a segment that is gone.
 const NOTE: u32 = 1;
+/// All that was stored in the segment.
+const WHOLE: u32 = 2;
 
-/// The file of one segment.
+/// The file of one segment; opened when it is written to, as there may be thousands.
 #[derive(Debug)]
 pub(super) struct EndsFile {
-    file: Arc<dyn StoredFile>,
     seed: u32,
     pub(super) len: u64,
 }
 
 impl EndsFile {
-    /// Writes a new file with `ranges` and syncs it; its directory is the caller's.
+    /// Writes a new file with what has ended and what is `whole`, and syncs it; its directory is the caller's.
     pub(super) fn create(
         storage: &dyn Storage,
         path: &Path,
         identity: Identity,
-        ranges: &[Range<u64>],
+        (ended, whole): (&[Range<u64>], Option<&Range<u64>>),
     ) -> io::Result<Self> {
         let file = storage.create(path)?;
         let mut bytes = identity.encode(ENDS_MAGIC).to_vec();
-        ranges.iter().for_each(|range| bytes.extend(encode(identity.seed(), range, ENDED)));
+        ended.iter().for_each(|range| bytes.extend(encode(identity.seed(), range, ENDED)));
+        whole.iter().for_each(|range| bytes.extend(encode(identity.seed(), range, WHOLE)));
         write_all(&*file, &bytes, 0)?;
         file.sync()?;
-        Ok(Self { file, seed: identity.seed(), len: bytes.len() as u64 })
+        Ok(Self { seed: identity.seed(), len: bytes.len() as u64 })
     }
 
     /// Goes on with a file that was read, behind the last whole range.
-    pub(super) fn resume(file: Arc<dyn StoredFile>, identity: Identity, len: u64) -> Self {
+    pub(super) fn resume(identity: Identity, len: u64) -> Self {
         let whole = len.saturating_sub(SEGMENT_HEADER as u64) / RANGE as u64;
-        Self { file, seed: identity.seed(), len: SEGMENT_HEADER as u64 + whole * RANGE as u64 }
+        Self { seed: identity.seed(), len: SEGMENT_HEADER as u64 + whole * RANGE as u64 }
     }
 
-    /// Appends `ranges`; nothing is synced.
-    pub(super) fn append(&mut self, ranges: &[Range<u64>]) -> io::Result<()> {
+    /// Appends `ranges` to its file and syncs it.
+    pub(super) fn append(&mut self, file: &dyn StoredFile, ranges: &[Range<u64>]) -> io::Result<()> {
         let bytes: Vec<u8> = ranges.iter().flat_map(|range| encode(self.seed, range, ENDED)).collect();
-        self.write(&bytes)
+        self.write(file, &bytes)?;
+        file.sync()
     }
 
     /// Notes that `covers` is all there was, and syncs it: at the end of the file, or, if the disk is full, in
     /// the place of the last range, which the note includes.
-    pub(super) fn note(&mut self, covers: &Range<u64>) -> io::Result<()> {
+    pub(super) fn note(&mut self, file: &dyn StoredFile, covers: &Range<u64>) -> io::Result<()> {
         let note = encode(self.seed, covers, NOTE);
-        match self.write(&note) {
+        match self.write(file, &note) {
             Err(error) if is_full(&error) && self.len >= (SEGMENT_HEADER + RANGE) as u64 => {
-                write_all(&*self.file, &note, self.len - RANGE as u64)?;
+                write_all(file, &note, self.len - RANGE as u64)?;
             }
             written => written?,
         }
-        self.file.sync()
+        file.sync()
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        write_all(&*self.file, bytes, self.len)?;
+    /// Says that `whole` is what the segment holds, and syncs it.
+    pub(super) fn vouch(&mut self, file: &dyn StoredFile, whole: &Range<u64>) -> io::Result<()> {
+        self.write(file, &encode(self.seed, whole, WHOLE))?;
+        file.sync()
+    }
+
+    fn write(&mut self, file: &dyn StoredFile, bytes: &[u8]) -> io::Result<()> {
+        write_all(file, bytes, self.len)?;
         self.len += bytes.len() as u64;
         Ok(())
-    }
-
-    pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync()
     }
 }
 
@@ -87,16 +92,21 @@ impl EndsFile {
 #[derive(Debug)]
 pub(super) struct Ends {
     pub(super) identity: Identity,
+    /// What has ended, in order, without overlaps.
     pub(super) ranges: Vec<Range<u64>>,
     /// The segment is gone, and this is what the note covers.
     pub(super) note: Option<Range<u64>>,
+    /// What the segment held when the journal was closed.
+    pub(super) whole: Option<Range<u64>>,
     /// The length of the file.
     pub(super) len: u64,
 }
 
 impl Ends {
     pub(super) fn has_ended(&self, seq: u64) -> bool {
-        self.ranges.iter().chain(&self.note).any(|range| range.contains(&seq))
+        let before = self.ranges.partition_point(|range| range.start <= seq);
+        let last = before.checked_sub(1).and_then(|at| self.ranges.get(at));
+        last.into_iter().chain(&self.note).any(|range| range.contains(&seq))
     }
 }
 
@@ -109,16 +119,30 @@ pub(super) fn read(file: &dyn StoredFile) -> io::Result<Result<Ends, BadHeader>>
         Ok(identity) => identity,
         Err(bad) => return Ok(Err(bad)),
     };
-    let mut ends = Ends { identity, ranges: Vec::new(), note: None, len: filled as u64 };
+    let mut ends = Ends { identity, ranges: Vec::new(), note: None, whole: None, len: filled as u64 };
     for (range, kind) in
         bytes[SEGMENT_HEADER..].chunks(RANGE).filter_map(|bytes| decode(identity.seed(), bytes))
     {
         match kind {
             NOTE => ends.note = Some(range),
+            WHOLE => ends.whole = Some(range),
             _ => ends.ranges.push(range),
         }
     }
+    ends.ranges = in_order(ends.ranges);
     Ok(Ok(ends))
+}
+
+fn in_order(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut merged: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if last.end >= range.start => last.end = last.end.max(range.end),
+            _ => merged.push(range),
+        }
+    }
+    merged
 }
 
 fn encode(seed: u32, range: &Range<u64>, kind: u32) -> [u8; RANGE] {

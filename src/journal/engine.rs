@@ -65,6 +65,8 @@ pub(super) struct Engine {
     pub(super) has_reserve: bool,
     pub(super) dead: DeadLetters,
     pub(super) relief: Option<Relief>,
+    /// To empty a segment failed; it is not tried until then.
+    pub(super) relief_pause: Option<Instant>,
     /// Since when an end is in memory only.
     pub(super) ends_since: Option<Instant>,
     /// Files were removed since the directory was synced.
@@ -94,7 +96,7 @@ impl Engine {
                 self.pause = Some(now + AFTER_FAILURE);
             }
             self.retire(now);
-            self.relieve();
+            self.relieve(now);
             self.tidy(now);
         }
         self.publish();
@@ -119,7 +121,11 @@ impl Engine {
         self.note(flushed);
         self.pause = None;
         self.retire(now);
-        self.close_segment();
+        if let Some(base) = self.writer.as_ref().map(|writer| writer.identity.base) {
+            self.close_segment();
+            let vouched = self.vouch(base);
+            self.note(vouched);
+        }
         self.dead.close();
         self.tidy(now);
         self.publish();
@@ -288,7 +294,7 @@ impl Engine {
     fn make_segment(&self, identity: Identity) -> io::Result<(Writer, EndsFile)> {
         let storage = &*self.shared.storage;
         let writer = Writer::start(storage.create(&self.path(&segment_name(identity.base)))?, identity)?;
-        let ends = EndsFile::create(storage, &self.path(&ends_name(identity.base)), identity, &[])?;
+        let ends = EndsFile::create(storage, &self.path(&ends_name(identity.base)), identity, (&[], None))?;
         storage.sync_dir(&self.shared.dir)?;
         Ok((writer, ends))
     }

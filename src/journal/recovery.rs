@@ -3,7 +3,7 @@
 //! Footers are trusted; only segments without one are scanned. Nothing that is found stops newer segments
 //! from being read, and nothing is written to a segment of an earlier run but its index.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ pub(super) fn open(
     }
     let limits = limits(&survey);
     let mut waiting: Vec<Waiting> = Vec::new();
-    let mut seen = HashMap::new();
+    let (mut seen, mut copied) = (HashMap::new(), HashSet::new());
     for (found, limit) in survey.found.into_iter().zip(limits) {
         engine.next = engine.next.max(found.base + 1);
         match take(&mut engine, found, limit, &mut damage) {
@@ -57,7 +57,7 @@ pub(super) fn open(
                     // Of a record that was copied forward, the copy counts.
                     if let Some((older, ordinal)) = seen.insert(waits.place.id, (waits.place, ordinal)) {
                         end_copy(&mut engine, older, ordinal);
-                        waiting.retain(|other| other.place != older);
+                        copied.insert(older);
                     }
                     if waits.place.id != base + u64::from(ordinal) {
                         let moved = Moved { place: waits.place, ordinal };
@@ -69,6 +69,7 @@ pub(super) fn open(
             None => continue,
         }
     }
+    waiting.retain(|waits| !copied.contains(&waits.place));
     waiting.sort_by_key(|waits| waits.place.id);
     engine.counts.damage = Damage { set_aside: engine.counts.damage.set_aside, ..damage };
     engine.next = engine.next.max(engine.tail).max(1);
@@ -89,6 +90,7 @@ fn empty(shared: Shared) -> Engine {
         has_reserve: false,
         dead: DeadLetters::default(),
         relief: None,
+        relief_pause: None,
         ends_since: None,
         is_dir_dirty: false,
         old_notes: Vec::new(),
@@ -97,13 +99,14 @@ fn empty(shared: Shared) -> Engine {
     }
 }
 
-/// For every segment, where its sequence numbers end: where the next one follows, else behind its last
-/// record. Records beyond were never acknowledged.
+/// For every segment, where its sequence numbers end: where the next one follows, else where its ends say, else
+/// behind its last record. Records beyond were never acknowledged.
 fn limits(survey: &Survey) -> Vec<Option<u64>> {
     let mut next_follows = None;
     let mut limits: Vec<Option<u64>> = Vec::new();
     for found in survey.found.iter().rev() {
-        let own = found.contents().map(Contents::next).or(found.note().map(|note| note.end));
+        let whole = found.ends.as_ref().and_then(|ends| Some(ends.whole.as_ref()?.end));
+        let own = found.contents().map(Contents::next).max(whole).or(found.note().map(|note| note.end));
         limits.push(next_follows.or(own).or(found.follows()));
         next_follows = found.starts().or(next_follows);
     }
@@ -125,6 +128,7 @@ fn missing(survey: &Survey) -> Damage {
         if let Some(ends) = &found.ends {
             covers.extend(ends.ranges.iter().chain(&ends.note).cloned());
             start = ends.note.as_ref().map_or(start, |note| note.start.min(start));
+            end = ends.whole.as_ref().map_or(end, |whole| whole.end.max(end));
         }
         if let Some(contents) = found.contents() {
             if contents.is_sealed {
@@ -173,9 +177,8 @@ fn take(engine: &mut Engine, found: Found, limit: Option<u64>, damage: &mut Dama
             engine.next = engine.next.max(contents.next());
             let limit = limit.unwrap_or(contents.next());
             contents.index.entries.retain(|entry| base + u64::from(entry.ordinal) < limit);
-            if contents.index.entries.is_empty()
-                && found.ends.as_ref().is_none_or(|ends| ends.ranges.is_empty())
-            {
+            let held_nothing = contents.index.entries.is_empty() && limit <= base;
+            if held_nothing && found.ends.as_ref().is_none_or(|ends| ends.ranges.is_empty()) {
                 discard(engine, &contents, len, damage);
                 return None;
             }
@@ -190,14 +193,11 @@ fn take(engine: &mut Engine, found: Found, limit: Option<u64>, damage: &mut Dama
                 }
             };
             let mut segment = Segment::new(contents.identity, None);
-            if let Some(ends) = &found.ends
-                && !engine.is_dir_dirty
-                && let Ok(file) = engine.shared.storage.open(&engine.path(&ends_name(base)))
-            {
-                segment.ends = Some(EndsFile::resume(file, contents.identity, ends.len));
+            if let Some(ends) = found.ends.as_ref().filter(|_| !engine.is_dir_dirty) {
+                segment.ends = Some(EndsFile::resume(contents.identity, ends.len));
             }
             segment.bytes = bytes;
-            segment.is_damaged = contents.damaged > 0 || contents.is_headless;
+            segment.is_damaged = contents.damaged > 0 || contents.is_headless || contents.next() < limit;
             for entry in &contents.index.entries {
                 segment.add(entry.ordinal, entry.len, entry.received);
             }
@@ -209,6 +209,11 @@ fn take(engine: &mut Engine, found: Found, limit: Option<u64>, damage: &mut Dama
             }
             segment.fresh.clear();
             segment.count = segment.count.max(u32::try_from(limit.saturating_sub(base)).unwrap_or(u32::MAX));
+            segment.whole = found.ends.as_ref().and_then(|ends| ends.whole.clone());
+            if !contents.is_sealed {
+                // They are counted now, and not again at the next start.
+                segment.end_all_but(contents.index.entries.iter().map(|entry| entry.ordinal));
+            }
             engine.tail = engine.tail.max(segment.next());
             lock(&engine.shared.table).seeds.insert(base, contents.identity.seed());
             engine.segments.insert(base, segment);
@@ -225,10 +230,11 @@ fn note_absence(engine: &mut Engine, ends: Option<super::ends::Ends>, limit: Opt
     let covers = ends.note.clone().unwrap_or(covers);
     let path = engine.path(&ends_name(ends.identity.base));
     if ends.note.is_none() {
-        let noted = engine.shared.storage.open(&path).and_then(|file| {
-            let mut file = EndsFile::resume(file, ends.identity, ends.len);
-            file.note(&covers)
-        });
+        let noted = engine
+            .shared
+            .storage
+            .open(&path)
+            .and_then(|file| EndsFile::resume(ends.identity, ends.len).note(&*file, &covers));
         engine.note(noted);
     }
     engine.next = engine.next.max(covers.end);

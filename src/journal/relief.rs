@@ -3,7 +3,9 @@
 //!
 //! Bound: the files hold at most twice the bytes that wait, and four segments.
 
-use super::engine::{Engine, Purpose};
+use tokio::time::Instant;
+
+use super::engine::{AFTER_FAILURE, Engine, Purpose};
 use super::format::{KIND_BATCH, RECORD_HEADER};
 use super::index::Index;
 use super::scan;
@@ -25,12 +27,19 @@ pub(super) struct Relief {
 
 impl Engine {
     /// Goes on emptying a segment, or chooses one if there is need.
-    pub(super) fn relieve(&mut self) {
+    pub(super) fn relieve(&mut self, now: Instant) {
+        if self.relief_pause.is_some_and(|until| until > now) {
+            return;
+        }
         let Some(mut relief) = self.relief.take().or_else(|| self.choose()) else { return };
         let (drafts, sources) = self.gather(&mut relief);
         let is_done = relief.at >= relief.index.entries.len();
         if !drafts.is_empty() {
-            let Ok(moved) = self.store(&drafts, Purpose::Relief) else { return };
+            let Ok(moved) = self.store(&drafts, Purpose::Relief) else {
+                // To read it all again for nothing at every append would cost more than it could free.
+                self.relief_pause = Some(now + AFTER_FAILURE);
+                return;
+            };
             let shared = self.shared.clone();
             let mut table = lock(&shared.table);
             for (moved, (ordinal, len)) in moved.into_iter().zip(sources) {

@@ -44,6 +44,7 @@ impl Engine {
     }
 
     fn flush_ends_of(&mut self, base: u64) -> io::Result<()> {
+        let (storage, path) = (self.shared.storage.clone(), self.path(&ends_name(base)));
         let Some(segment) = self.segments.get_mut(&base) else { return Ok(()) };
         let Some(ends) = &mut segment.ends else { return self.rewrite_ends(base) };
         if segment.fresh.is_empty() && !segment.is_unsynced {
@@ -51,10 +52,9 @@ impl Engine {
         }
         segment.fresh.sort_unstable();
         let before = ends.len;
-        let done = ends.append(&ranges(segment.fresh.iter().copied())).and_then(|()| {
-            segment.is_unsynced = true;
-            ends.sync()
-        });
+        segment.is_unsynced = true;
+        let fresh = ranges(segment.fresh.iter().copied());
+        let done = storage.open(&path).and_then(|file| ends.append(&*file, &fresh));
         match done {
             Ok(()) => {
                 self.counts.syncs += 1;
@@ -90,15 +90,29 @@ impl Engine {
         let from = self.path(&format!("{:032x}{NEW}", u128::from_le_bytes(storage.unique())));
         let to = self.path(&ends_name(base));
         let Some(segment) = self.segments.get_mut(&base) else { return Ok(()) };
-        let written = EndsFile::create(storage, &from, segment.identity, &segment.ended())
+        let says = (&*segment.ended(), segment.whole.as_ref());
+        let written = EndsFile::create(storage, &from, segment.identity, says)
             .and_then(|written| storage.rename(&from, &to).map(|()| written));
         let written = written.inspect_err(|_| drop(storage.remove(&from)))?;
         storage.sync_dir(&shared.dir)?;
-        segment.ends = Some(EndsFile::resume(storage.open(&to)?, segment.identity, written.len));
+        segment.ends = Some(EndsFile::resume(segment.identity, written.len));
         segment.fresh.clear();
         segment.is_unsynced = false;
         self.counts.syncs += 2;
         self.counts.written_bytes += written.len;
+        Ok(())
+    }
+
+    /// Says of a segment that is closed what it holds: its end might be cut off.
+    pub(super) fn vouch(&mut self, base: u64) -> io::Result<()> {
+        let (storage, path) = (self.shared.storage.clone(), self.path(&ends_name(base)));
+        let Some(segment) = self.segments.get_mut(&base) else { return Ok(()) };
+        let whole = base..segment.next();
+        if let Some(ends) = &mut segment.ends {
+            ends.vouch(&*storage.open(&path)?, &whole)?;
+            self.counts.syncs += 1;
+        }
+        segment.whole = Some(whole);
         Ok(())
     }
 
@@ -122,11 +136,12 @@ impl Engine {
     }
 
     fn remove_segment(&mut self, base: u64) -> io::Result<()> {
-        let path = self.path(&segment_name(base));
+        let (path, ends_path) = (self.path(&segment_name(base)), self.path(&ends_name(base)));
+        let storage = self.shared.storage.clone();
         let Some(segment) = self.segments.get_mut(&base) else { return Ok(()) };
         let covers = segment.covers();
         let Some(ends) = &mut segment.ends else { return Ok(()) };
-        if let Err(error) = ends.note(&covers) {
+        if let Err(error) = storage.open(&ends_path).and_then(|file| ends.note(&*file, &covers)) {
             segment.ends = None;
             return Err(error);
         }
@@ -171,8 +186,8 @@ impl Engine {
         let path = self.path(&ends_name(base));
         let Some(note) = self.notes.get_mut(&base) else { return Ok(()) };
         let file = self.shared.storage.open(&path)?;
-        let mut ends = EndsFile::resume(file, note.identity, note.len);
-        ends.note(&covers)?;
+        let mut ends = EndsFile::resume(note.identity, note.len);
+        ends.note(&*file, &covers)?;
         (note.covers, note.len) = (covers, ends.len);
         self.counts.syncs += 1;
         Ok(())

@@ -27,6 +27,8 @@ pub(super) struct Segment {
     /// What is left in it cannot be moved.
     pub(super) is_stuck: bool,
     pub(super) ends: Option<EndsFile>,
+    /// What its ends say that it holds.
+    pub(super) whole: Option<Range<u64>>,
     /// Sequence numbers that have ended and are not in the file of ends.
     pub(super) fresh: Vec<u64>,
     /// The file of ends has what is not synced.
@@ -47,6 +49,7 @@ impl Segment {
             is_damaged: false,
             is_stuck: false,
             ends,
+            whole: None,
             fresh: Vec::new(),
             is_unsynced: false,
         }
@@ -77,6 +80,19 @@ impl Segment {
         }
         self.ended[word] |= 1 << (ordinal % 64);
         true
+    }
+
+    /// Of the records that count, those that are not `there`, in order, have ended: they are lost.
+    pub(super) fn end_all_but(&mut self, there: impl Iterator<Item = u32>) {
+        let mut next = 0;
+        for ordinal in there.chain([self.count]) {
+            for lost in next..ordinal {
+                if self.mark(lost) {
+                    self.fresh.push(self.identity.base + u64::from(lost));
+                }
+            }
+            next = ordinal + 1;
+        }
     }
 
     /// A record of `len` bytes, header included, has ended; whether it had not before.

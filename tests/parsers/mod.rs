@@ -2,6 +2,7 @@
 //! (`tests/it/edge/parsers.rs`) check the same with these.
 
 pub mod config;
+pub mod journal_segment;
 pub mod otlp_json;
 pub mod otlp_protobuf;
 pub mod policies;

@@ -41,6 +41,19 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
 
+/// The numbers once they are so: what was answered is in them when the round is over.
+async fn usage_when(journal: &Journal, is_so: impl Fn(&Usage) -> bool) -> Usage {
+    let deadline = soon();
+    loop {
+        let usage = journal.usage();
+        if is_so(&usage) {
+            return usage;
+        }
+        assert!(Instant::now() < deadline, "{usage:?}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 async fn close(journal: Journal) {
     assert!(journal.close(soon()).await, "closed in time");
 }
@@ -142,8 +155,8 @@ async fn a_stuck_record_pins_its_own_bytes_and_not_its_segment() {
         stuck.push(places[0]);
         journal.end(&places[1..]);
     }
-    let usage = journal.usage();
-    assert!(usage.moved > 0 && usage.records >= 400, "{usage:?}");
+    let usage = usage_when(&journal, |usage| usage.records >= 400).await;
+    assert!(usage.moved > 0, "{usage:?}");
     for (n, place) in stuck.iter().enumerate() {
         assert_eq!(journal.read(*place).await.unwrap(), (n as u32).to_le_bytes().to_vec());
     }
@@ -167,10 +180,9 @@ async fn dead_letters_are_kept_within_their_bound() {
         let places = journal.append(vec![record("acme", vec![1; 4000])]).await.unwrap();
         journal.set_aside(places[0], "the destination refused it").await.unwrap();
     }
-    let usage = journal.usage();
+    let usage = usage_when(&journal, |usage| usage.dead_letters + usage.dead_letters_dropped == 60).await;
     assert_eq!(usage.records, 0);
     assert!(usage.dead_letters > 10 && usage.dead_letters_dropped > 10, "{usage:?}");
-    assert_eq!(usage.dead_letters + usage.dead_letters_dropped, 60);
     close(journal).await;
     let (journal, _) = Journal::open(dir.path(), options()).unwrap();
     assert_eq!(journal.usage().dead_letters, usage.dead_letters);
@@ -202,16 +214,35 @@ async fn a_journal_that_is_closed_has_no_file_open() {
     let (journal, _) = Journal::open(dir.path(), options()).unwrap();
     let places = journal.append(vec![record("acme", vec![1; 1000])]).await.unwrap();
     journal.read(places[0]).await.unwrap();
-    let open = || {
-        let links = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
-        links
-            .filter_map(|link| std::fs::read_link(link).ok())
-            .filter(|path| path.starts_with(dir.path()))
-            .count()
-    };
-    assert!(open() > 0);
+    assert!(open_below(dir.path()) > 0);
     close(journal.clone()).await;
-    assert_eq!(open(), 0);
+    assert_eq!(open_below(dir.path()), 0);
+}
+
+/// How many files of the process are open below a folder.
+fn open_below(folder: &Path) -> usize {
+    let links = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
+    links.filter_map(|link| std::fs::read_link(link).ok()).filter(|path| path.starts_with(folder)).count()
+}
+
+#[tokio::test]
+async fn a_backlog_of_many_segments_keeps_few_files_open() {
+    let dir = TempDir::new().unwrap();
+    let large = Options { segment_size: 4 << 10, ..Options::for_size(16 << 20, 64 << 10) };
+    let (journal, _) = Journal::open(dir.path(), large.clone()).unwrap();
+    let mut places = Vec::new();
+    for _ in 0..100 {
+        places.extend(journal.append(vec![record("acme", vec![1; 2500])]).await.unwrap());
+    }
+    for place in &places {
+        journal.read(*place).await.unwrap();
+    }
+    usage_when(&journal, |usage| usage.segments >= 99).await;
+    assert!(open_below(dir.path()) < 25, "{} files", open_below(dir.path()));
+    close(journal).await;
+    let (journal, _) = Journal::open(dir.path(), large).unwrap();
+    assert!(open_below(dir.path()) < 25, "{} files", open_below(dir.path()));
+    close(journal).await;
 }
 
 #[tokio::test]
@@ -220,13 +251,9 @@ async fn what_comes_within_the_commit_delay_is_synced_together() {
     let delayed = Options { commit_delay: Duration::from_millis(500), ..options() };
     let (journal, _) = Journal::open(dir.path(), delayed).unwrap();
     journal.append(vec![record("acme", vec![1; 10])]).await.unwrap();
-    let before = journal.usage().syncs;
+    let before = usage_when(&journal, |usage| usage.records == 1).await.syncs;
     let append = || async { journal.append(vec![record("acme", vec![1; 10])]).await.unwrap() };
     tokio::join!(append(), append(), append(), append(), append());
-    // What was answered is in the numbers once the round is over.
-    while journal.usage().records < 6 {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(journal.usage().syncs, before + 1);
+    assert_eq!(usage_when(&journal, |usage| usage.records == 6).await.syncs, before + 1);
     close(journal).await;
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use prost::Message;
 
-use self::checks::{config, otlp_json, otlp_protobuf, policies};
+use self::checks::{config, journal_segment, otlp_json, otlp_protobuf, policies};
 use super::{count, figure};
 use crate::harness::{Item, logs, metrics, spans};
 
@@ -180,4 +180,20 @@ fn damaged_requests_are_refused_without_a_panic() {
         b"\x1a\x02",
     ];
     attack("otlp_protobuf", &known, tokens, (count(20_000, 1_000_000), otlp_protobuf::check));
+}
+
+#[test]
+fn damaged_segments_are_read_as_far_as_they_are_intact_without_a_panic() {
+    let tokens: &[&[u8]] = &[
+        b"TOLLSEG\n",
+        b"TOLLEND\n",
+        b"\0\0\0\0\0\0\0\0",
+        &[0; 64],
+        &[0xff; 64],
+        b"\x80\0\0\0",
+        b"\xff\xff\xff\x7f",
+        b"\x01\0\0\0\0\0\0\0",
+    ];
+    let known = texts("tests/golden/journal", ".seg");
+    attack("journal_segment", &known, tokens, (count(20_000, 1_000_000), journal_segment::check));
 }
