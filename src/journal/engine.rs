@@ -22,8 +22,9 @@ use super::storage::is_full;
 use super::types::{AppendError, Place, Usage};
 use super::writer::{Draft, Failed, Writer};
 
-/// The most bytes one sync is for: what arrives meanwhile waits for the next.
-const MAX_COMMIT: u64 = 16 << 20;
+/// The most bytes one sync is for: what arrives meanwhile waits for the next. Room for 64 senders with requests
+/// of 256 KiB, which would otherwise take two syncs.
+const MAX_COMMIT: u64 = 32 << 20;
 
 /// How long an end may be in memory only.
 const ENDS_DELAY: Duration = Duration::from_millis(100);
