@@ -15,6 +15,11 @@ use super::shapes::{self, Points, points_of};
 use super::{Limits, Malformed, Signal};
 use crate::wire::{Flaw, Reader};
 
+/// From this length on the elements of a message are counted before they are noted: its arrays are then made in
+/// their size, not by doubling, and one that is too dense is refused before it takes memory. Below, whatever it
+/// holds fits the least budget of an index.
+const COUNTED: usize = 128 << 10;
+
 /// A walk under way.
 pub(super) struct Walk<'i, 'b> {
     index: &'i mut Index,
@@ -49,6 +54,8 @@ impl<'i, 'b> Walk<'i, 'b> {
     /// # Errors
     /// [`Malformed`], with the index left half filled.
     pub(super) fn request(mut self, signal: Signal) -> Result<Tally, Malformed> {
+        let resources = self.foresee::<ResourceAt>(self.bytes, FIRST, self.bytes.len())?;
+        make_room(&mut self.index.resources, resources);
         let mut reader = Reader::new(self.bytes);
         loop {
             let outer = reader.at();
@@ -77,6 +84,41 @@ impl<'i, 'b> Walk<'i, 'b> {
         if self.noted > self.index_budget + read { Err(Malformed::TooDense) } else { Ok(()) }
     }
 
+    /// How many fields of a large message have this key, each to be noted as a `T`; 0 if the message is small. `end` is
+    /// where it ends. What is wrong with it the walk will find.
+    #[inline]
+    fn foresee<T>(&self, message: &[u8], key: u32, end: usize) -> Result<usize, Malformed> {
+        if message.len() < COUNTED {
+            return Ok(0);
+        }
+        let most = self.index_budget.saturating_add(end).saturating_sub(self.noted) / size_of::<T>();
+        let count = count(message, key, most);
+        if count > most { Err(Malformed::TooDense) } else { Ok(count) }
+    }
+
+    /// Makes room for what a large scope or its like holds.
+    #[inline]
+    fn make_room_in(&mut self, signal: Signal, at: Framed) -> Result<(), Malformed> {
+        let (message, end) = (self.body(at), at.end as usize);
+        match signal {
+            Signal::Traces => {
+                let spans = self.foresee::<(ItemAt, SpanAt)>(message, SECOND, end)?;
+                make_room(&mut self.index.items, spans);
+                make_room(&mut self.index.spans, spans);
+            }
+            Signal::Metrics => {
+                let metrics = self.foresee::<MetricAt>(message, SECOND, end)?;
+                make_room(&mut self.index.metrics, metrics);
+            }
+            Signal::Logs => {
+                let logs = self.foresee::<(ItemAt, LogAt)>(message, SECOND, end)?;
+                make_room(&mut self.index.items, logs);
+                make_room(&mut self.index.logs, logs);
+            }
+        }
+        Ok(())
+    }
+
     fn body(&self, frame: Framed) -> &'b [u8] {
         self.bytes.get(frame.body as usize..frame.end as usize).unwrap_or_default()
     }
@@ -89,6 +131,8 @@ impl<'i, 'b> Walk<'i, 'b> {
             Signal::Logs => size_of::<ResourceLogs>(),
         };
         self.check_budget(at.body as usize)?;
+        let foreseen = self.foresee::<ScopeAt>(self.body(at), SECOND, at.end as usize)?;
+        make_room(&mut self.index.scopes, foreseen);
         let (scopes, items) = (self.index.scopes.len(), self.index.items.len());
         let rests = self.index.resource_rests.len();
         // The first that may still grow: nothing merges with the `Resource`.
@@ -142,6 +186,7 @@ impl<'i, 'b> Walk<'i, 'b> {
             Signal::Logs => size_of::<ScopeLogs>(),
         };
         self.check_budget(at.body as usize)?;
+        self.make_room_in(signal, at)?;
         let (metrics, items) = (self.index.metrics.len(), self.index.items.len());
         let rests = self.index.scope_rests.len();
         let mut scope = ScopeAt { frame: at, ..ScopeAt::default() };
@@ -342,6 +387,8 @@ impl<'i, 'b> Walk<'i, 'b> {
 
     /// Walks a gauge, sum, histogram, exponential histogram or summary.
     fn points(&mut self, at: Framed, points: &Points) -> Result<(), Malformed> {
+        let foreseen = self.foresee::<ItemAt>(self.body(at), FIRST, at.end as usize)?;
+        make_room(&mut self.index.items, foreseen);
         let rests = self.index.points_rests.len();
         let mut reader = Reader::new(self.body(at));
         loop {
@@ -367,6 +414,31 @@ impl<'i, 'b> Walk<'i, 'b> {
             self.noted += add_rest(&mut self.index.points_rests, rests, range);
         }
     }
+}
+
+/// How many fields with this key a message has, up to where it is malformed or there are more than `most`.
+fn count(message: &[u8], wanted: u32, most: usize) -> usize {
+    let (mut reader, mut count) = (Reader::new(message), 0);
+    while let Ok(Some(key)) = reader.key()
+        && count <= most
+    {
+        let passed = match key == wanted {
+            true => reader.bytes().map(drop),
+            // Groups are seldom and told by the walk.
+            false => reader.skip(key, 0),
+        };
+        if passed.is_err() {
+            break;
+        }
+        count += usize::from(key == wanted);
+    }
+    count
+}
+
+/// Room for so many more: exactly, but for arrays that have elements already, which doubling keeps from being copied
+/// again and again.
+fn make_room<T>(list: &mut Vec<T>, more: usize) {
+    if list.is_empty() { list.reserve_exact(more) } else { list.reserve(more) }
 }
 
 /// Whether these bytes name something: not empty, not all zero.

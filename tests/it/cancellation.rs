@@ -283,10 +283,16 @@ async fn a_thousand_cancels_leave_nothing_behind() {
     let (deaf, address) = Deaf::start().await;
     let tollgate = Tollgate::with(&direct(address)).start().await;
     let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", tollgate.pid())).unwrap().count();
-    let round = async || {
-        let calls: Vec<_> = (0..50).map(|_| raw_call(tollgate.address("otlp/grpc"), None)).collect();
-        for (number, call) in calls.into_iter().enumerate() {
-            let mut call = call.await;
+    let mut begun = 0;
+    let mut round = async || {
+        let mut calls = Vec::new();
+        for _ in 0..50 {
+            calls.push(raw_call(tollgate.address("otlp/grpc"), None).await);
+        }
+        begun += calls.len();
+        eventually("the calls at the destination", || async { (deaf.calls().len() == begun).then_some(()) })
+            .await;
+        for (number, mut call) in calls.into_iter().enumerate() {
             match number % 2 {
                 0 => call.stream.send_reset(Reason::CANCEL),
                 _ => call.connection.abort(),
@@ -315,7 +321,7 @@ async fn a_thousand_cancels_leave_nothing_behind() {
     })
     .await;
     assert_eq!(cancelled(&metrics), [("client", 1000)]);
-    assert!(deaf.calls().iter().all(|call| call.reset.is_some()), "every call that began was reset");
+    deaf.all_reset(1000).await;
     tollgate.settled().await;
     tollgate.stop().await;
 }

@@ -40,6 +40,7 @@ mod reload;
 mod routing;
 mod sampling;
 mod status;
+mod strain;
 mod supply_chain;
 mod tls;
 mod windows;

@@ -97,6 +97,13 @@
 {{- if and .Values.destination.persistence.enabled .Values.destination.queueBytes }}
   {{- fail "destination.queueBytes is memory, and destination.persistence keeps the queue on disk: set one of the two" }}
 {{- end }}
+{{- with .Values.destination.persistence }}
+  {{- if and .enabled (hasSuffix "Gi" .size) (hasSuffix "GiB" .maxSize) }}
+    {{- if ge (trimSuffix "GiB" .maxSize | float64) (trimSuffix "Gi" .size | float64) }}
+      {{- fail (printf "destination.persistence.maxSize (%s) must be less than size (%s): the file system and the queue's reserve need some of it" .maxSize .size) }}
+    {{- end }}
+  {{- end }}
+{{- end }}
 {{- if and .Values.ingress.enabled (not (include "tollgate.hasService" .)) }}
   {{- fail "ingress needs the Service: service.enabled" }}
 {{- end }}

@@ -20,7 +20,7 @@ use crate::kubernetes::{REQUEST_TIMEOUT, connect};
 const AT_A_TIME: usize = 16;
 /// Pods of a page of the list.
 const PAGE: u32 = 500;
-/// Pods of a fleet.
+/// The most pods that are asked.
 const MAX_PODS: usize = 10_000;
 
 /// Which pods.
@@ -65,6 +65,9 @@ pub(super) async fn ask(place: &Place, patience: Duration) -> anyhow::Result<Vec
     let pods = list(&client, &namespace, &place.selector).await.with_context(|| {
         format!("no list of the pods of namespace {namespace} with the labels {}", place.selector)
     })?;
+    if pods.len() > MAX_PODS {
+        bail!("more than {MAX_PODS} pods have the labels {}; choose some with --selector", place.selector);
+    }
     if pods.is_empty() {
         bail!(
             "namespace {namespace} has no pods with the labels {}; see --namespace, --selector",
@@ -79,26 +82,42 @@ pub(super) async fn ask(place: &Place, patience: Duration) -> anyhow::Result<Vec
     Ok(pods)
 }
 
-async fn list(client: &Client, namespace: &str, selector: &str) -> anyhow::Result<Vec<Pod>> {
+/// What the list says of a pod.
+struct Listed {
+    name: String,
+    node: String,
+    phase: String,
+}
+
+impl Listed {
+    fn of(pod: Pod) -> Self {
+        Self {
+            name: pod.metadata.name.unwrap_or_default(),
+            node: pod.spec.and_then(|spec| spec.node_name).unwrap_or_default(),
+            phase: pod.status.and_then(|status| status.phase).unwrap_or_default(),
+        }
+    }
+}
+
+/// Pods, page by page, until there are no more or too many.
+async fn list(client: &Client, namespace: &str, selector: &str) -> anyhow::Result<Vec<Listed>> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let mut params = ListParams::default().labels(selector).limit(PAGE);
     let mut pods = Vec::new();
     loop {
         let page =
             timeout(REQUEST_TIMEOUT, api.list(&params)).await.context("the API server does not answer")??;
-        pods.extend(page.items);
+        pods.extend(page.items.into_iter().map(Listed::of));
         let next = page.metadata.continue_.filter(|token| !token.is_empty());
         match next {
-            Some(next) if pods.len() < MAX_PODS => params = params.continue_token(&next),
+            Some(next) if pods.len() <= MAX_PODS => params = params.continue_token(&next),
             _ => return Ok(pods),
         }
     }
 }
 
-async fn of_pod(api: &Api<Pod>, pod: Pod, port: u16, patience: Duration) -> OfPod {
-    let name = pod.metadata.name.unwrap_or_default();
-    let node = pod.spec.and_then(|spec| spec.node_name).unwrap_or_default();
-    let phase = pod.status.and_then(|status| status.phase).unwrap_or_default();
+async fn of_pod(api: &Api<Pod>, pod: Listed, port: u16, patience: Duration) -> OfPod {
+    let Listed { name, node, phase } = pod;
     let status = match phase.as_str() {
         "Running" => match timeout(patience, through(api, &name, port)).await {
             Ok(answered) => answered.map_err(|error| format!("{error:#}")),

@@ -29,8 +29,8 @@ pub(super) struct Arguments {
     /// Print JSON: what the collector answers, or an object with a list of pods.
     #[arg(long)]
     json: bool,
-    /// Ask every pod through the API server, with the rights of your kubeconfig: `list` of pods and `create` of
-    /// pods/portforward.
+    /// Ask every pod through the API server, with the rights of your kubeconfig: `list` of pods, `get` and
+    /// `create` of pods/portforward.
     #[arg(long)]
     fleet: bool,
     #[command(flatten)]

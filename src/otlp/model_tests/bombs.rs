@@ -41,6 +41,20 @@ fn four_mebibytes_of_empty_messages_are_refused() {
 }
 
 #[test]
+fn what_is_too_dense_takes_no_memory() {
+    let empty = |number: u32| field(number, &[]).repeat(1_000_000);
+    for signal in Signal::ALL {
+        for request in [empty(1), field(1, &[&empty(2)]), field(1, &[&field(2, &[&empty(2)])])] {
+            let mut index = Index::new();
+            let read = index.read(signal, &Bytes::from(request), &limits());
+            assert_eq!(read, Err(Malformed::TooDense));
+            // Of the messages around them there may be one each.
+            assert!(index.memory() < 1024, "{}", index.memory());
+        }
+    }
+}
+
+#[test]
 fn what_has_to_be_decoded_is_bounded_by_what_it_costs_decoded() {
     let limits = Limits::for_message_size(20 << 20);
     let check = |events: usize, expected: Result<(), Malformed>| {

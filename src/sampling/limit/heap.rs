@@ -12,14 +12,14 @@ use std::collections::BinaryHeap;
 
 use crate::sampling::threshold::RANDOMNESS_VALUES;
 
-/// The most items that are held one by one; those of one randomness that follow each other are one.
-const HELD: usize = 4096;
+/// The most different randomness values that are held one by one; more than that are cheaper in classes.
+const HELD: usize = 256;
 /// A class is this part of a power of two of 2^56 - R, which is what p is to be: the cut keeps up to 1/64
 /// less than would fit.
 const CLASSES: u64 = 64;
 const CLASS_BITS: u32 = CLASSES.trailing_zeros();
-/// Of all powers of two from 1 to 2^56.
-const ALL_CLASSES: usize = 57 * CLASSES as usize;
+/// From 1 to 2^56.
+const POWERS: usize = 57;
 
 /// Where to cut, given the randomness excluded last and the least one included.
 pub(super) type CutRule = fn(excluded: u64, included: Option<u64>) -> u64;
@@ -108,7 +108,10 @@ impl Heap {
                 items.len()
             }
             Items::Ordered(items) => {
-                items.push(Item { randomness, cost });
+                match items.peek().is_some_and(|lowest| lowest.randomness == randomness) {
+                    true => items.peek_mut().into_iter().for_each(|mut lowest| lowest.cost += cost),
+                    false => items.push(Item { randomness, cost }),
+                }
                 items.len()
             }
             Items::Classes(classes) => {
@@ -116,8 +119,8 @@ impl Heap {
                 0
             }
         };
-        if count > HELD {
-            self.classify();
+        if count > 2 * HELD {
+            self.compact();
         }
         match self.held > budget {
             true => self.exclude(budget, may_owe),
@@ -130,10 +133,9 @@ impl Heap {
             self.items = Items::Ordered(BinaryHeap::from(std::mem::take(items)));
         }
         match &self.items {
-            Items::Classes(_) => self.exclude_classes(budget),
-            _ => return self.exclude_single(budget, may_owe),
+            Items::Classes(_) => self.exclude_classes(budget, may_owe),
+            _ => self.exclude_single(budget, may_owe),
         }
-        false
     }
 
     fn exclude_single(&mut self, budget: f64, may_owe: bool) -> bool {
@@ -153,25 +155,42 @@ impl Heap {
         false
     }
 
-    fn exclude_classes(&mut self, budget: f64) {
-        let Items::Classes(classes) = &mut self.items else { return };
+    fn exclude_classes(&mut self, budget: f64, may_owe: bool) -> bool {
+        let Items::Classes(classes) = &mut self.items else { return false };
         while self.held > budget {
-            let Some((excluded, cost)) = classes.pop_lowest() else { break };
+            let Some((excluded, cost)) = classes.lowest() else { break };
+            if may_owe && self.held <= cost && excluded > 0 {
+                return true;
+            }
+            classes.remove_lowest();
             self.held -= cost;
             self.cut = self.cut.max((self.rule)(excluded, None));
         }
+        false
     }
 
-    /// From one by one to classes.
-    fn classify(&mut self) {
-        let mut classes = Box::new(Classes::new());
-        let mut add = |item: &Item| classes.add(item.randomness, item.cost);
-        match &self.items {
-            Items::AsOffered(items) => items.iter().for_each(&mut add),
-            Items::Ordered(items) => items.iter().for_each(&mut add),
+    /// Adds up what has one randomness; if that is not enough, puts all in classes.
+    fn compact(&mut self) {
+        let (mut items, ordered) = match &mut self.items {
+            Items::AsOffered(items) => (std::mem::take(items), false),
+            Items::Ordered(items) => (std::mem::take(items).into_vec(), true),
             Items::Classes(_) => return,
-        }
-        self.items = Items::Classes(classes);
+        };
+        items.sort_unstable();
+        items.dedup_by(|next, first| {
+            let same = next == first;
+            first.cost += if same { next.cost } else { 0.0 };
+            same
+        });
+        self.items = match (items.len() > HELD, ordered) {
+            (false, false) => Items::AsOffered(items),
+            (false, true) => Items::Ordered(BinaryHeap::from(items)),
+            (true, _) => {
+                let mut classes = Box::new(Classes::default());
+                items.iter().for_each(|item| classes.add(item.randomness, item.cost));
+                Items::Classes(classes)
+            }
+        };
     }
 
     /// Begins again; what was needed stays in use.
@@ -186,7 +205,7 @@ impl Heap {
             Items::AsOffered(items) => empty(items),
             Items::Ordered(items) => empty(items.into_vec()),
             Items::Classes(mut classes) if offered > HELD => {
-                *classes = Classes::new();
+                classes.clear();
                 Items::Classes(classes)
             }
             Items::Classes(_) => empty(Vec::new()),
@@ -195,31 +214,63 @@ impl Heap {
     }
 }
 
+/// The classes within one power of two.
+type Power = Box<[f64; CLASSES as usize]>;
+
 /// Costs by class, from the highest randomness up to the lowest.
 #[derive(Debug)]
 struct Classes {
-    costs: [f64; ALL_CLASSES],
+    /// Those in which something is, or was before the last time it was cleared.
+    costs: [Option<Power>; POWERS],
     /// No class behind this one has any costs.
     lowest: usize,
 }
 
-impl Classes {
-    fn new() -> Self {
-        Self { costs: [0.0; ALL_CLASSES], lowest: 0 }
+impl Default for Classes {
+    fn default() -> Self {
+        Self { costs: [const { None }; POWERS], lowest: 0 }
     }
+}
 
+impl Classes {
     fn add(&mut self, randomness: u64, cost: f64) {
         let class = class(randomness);
-        self.costs[class] += cost;
+        let (power, within) = places(class);
+        self.costs[power].get_or_insert_with(|| Box::new([0.0; CLASSES as usize]))[within] += cost;
         self.lowest = self.lowest.max(class);
     }
 
-    /// Takes the class of lowest randomness out: the highest randomness it may hold, and its costs.
-    fn pop_lowest(&mut self) -> Option<(u64, f64)> {
-        self.lowest = (0..=self.lowest).rev().find(|class| self.costs[*class] > 0.0)?;
-        let cost = std::mem::take(&mut self.costs[self.lowest]);
-        Some((highest(self.lowest), cost))
+    fn cost(&self, class: usize) -> f64 {
+        let (power, within) = places(class);
+        self.costs[power].as_ref().map_or(0.0, |costs| costs[within])
     }
+
+    /// The class of lowest randomness: the highest randomness it may hold, and its costs.
+    fn lowest(&mut self) -> Option<(u64, f64)> {
+        self.lowest = (0..=self.lowest).rev().find(|class| self.cost(*class) > 0.0)?;
+        Some((highest(self.lowest), self.cost(self.lowest)))
+    }
+
+    fn remove_lowest(&mut self) {
+        let (power, within) = places(self.lowest);
+        if let Some(costs) = &mut self.costs[power] {
+            costs[within] = 0.0;
+        }
+    }
+
+    fn clear(&mut self) {
+        self.lowest = 0;
+        for power in &mut self.costs {
+            match power {
+                Some(costs) if costs.iter().any(|cost| *cost > 0.0) => costs.fill(0.0),
+                power => *power = None,
+            }
+        }
+    }
+}
+
+fn places(class: usize) -> (usize, usize) {
+    (class / CLASSES as usize, class % CLASSES as usize)
 }
 
 /// The class of a randomness: the exponent and the first bits behind it of 2^56 - R.
@@ -248,7 +299,7 @@ mod tests {
 
     /// The mutant: believes that what it excluded began a class lower than it did.
     fn a_class_too_low(excluded: u64, _included: Option<u64>) -> u64 {
-        highest((class(excluded) + 1).min(ALL_CLASSES - 1)) + 1
+        highest((class(excluded) + 1).min(class(0))) + 1
     }
 
     /// The estimate from what a heap holds at the end of a tick, over the truth.
@@ -268,9 +319,7 @@ mod tests {
     }
 
     fn by_classes(rule: CutRule) -> Heap {
-        let mut heap = Heap::new(rule);
-        heap.classify();
-        heap
+        Heap { items: Items::Classes(Box::default()), ..Heap::new(rule) }
     }
 
     fn bias(heap: fn(CutRule) -> Heap, rule: CutRule, size: (usize, f64), costs: u64) -> (f64, f64) {
@@ -314,7 +363,7 @@ mod tests {
         let spread = (0..10_000).map(|_| RANDOMNESS_VALUES - (random(&mut rng) >> rng.u32(0..56)).max(1));
         for randomness in spread.chain([0, 1, RANDOMNESS_VALUES - 1, RANDOMNESS_VALUES - 2]) {
             let own = class(randomness);
-            assert!(own < ALL_CLASSES && randomness <= highest(own), "{randomness:x}");
+            assert!(own <= class(0) && randomness <= highest(own), "{randomness:x}");
             assert_eq!(class(highest(own)), own, "{randomness:x}");
             if randomness < highest(own) {
                 assert_ne!(class(highest(own) + 1), own, "{randomness:x}");
@@ -337,5 +386,37 @@ mod tests {
         assert!(matches!(heap.items, Items::Classes(_)), "a tick like the last begins with classes");
         heap.clear();
         assert!(matches!(heap.items, Items::AsOffered(_)), "nothing came");
+    }
+
+    #[test]
+    fn traces_whose_spans_come_by_turns_are_held_as_one_each() {
+        let mut heap = Heap::new(first_excluded);
+        let traces = [3, 1 << 20, 1 << 40, 1 << 55];
+        for turn in 0..10_000 {
+            assert!(!heap.offer(traces[turn % 4], 1.0, 1e9, true));
+        }
+        let Items::AsOffered(items) = &heap.items else { panic!("{:?}", heap.items) };
+        assert!(items.len() <= 2 * HELD);
+        assert!(!heap.offer(traces[0], 1.0, 7_500.0, true), "three traces fit");
+        assert_eq!((heap.cut, heap.held), (traces[0] + 1, 7_500.0));
+        for _ in 0..10_000 {
+            heap.offer(traces[3], 1.0, 5_000.0, true);
+        }
+        assert_eq!((heap.cut, heap.held), (traces[2] + 1, 12_500.0), "the last one owes");
+        let Items::Ordered(items) = &heap.items else { panic!("{:?}", heap.items) };
+        assert!(items.len() <= 2 * HELD);
+    }
+
+    #[test]
+    fn a_giant_owes_among_classes_too() {
+        let (mut heap, mut rng) = (by_classes(first_excluded), fastrand::Rng::with_seed(5));
+        for _ in 0..1000 {
+            heap.offer(random(&mut rng) / 2, 1.0, 500.0, true);
+        }
+        let giant = RANDOMNESS_VALUES - 2;
+        let owes = (0..600).filter(|_| heap.offer(giant, 1.0, 500.0, true)).count();
+        assert_eq!((owes, heap.held), (100, 600.0));
+        assert!(heap.cut <= giant && heap.cut > RANDOMNESS_VALUES / 3, "{:x}", heap.cut);
+        assert!(!heap.offer(giant, 1.0, 500.0, false) && heap.held == 0.0 && heap.cut > giant);
     }
 }

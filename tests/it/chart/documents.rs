@@ -161,6 +161,16 @@ fn alerts_and_dashboard_use_metrics_and_labels_that_exist() {
 }
 
 #[test]
+fn alerts_and_dashboard_look_at_the_chosen_release_only() {
+    for expression in expressions() {
+        let names = ["tollgate_", "otelcol_"].map(|prefix| expression.match_indices(prefix).count());
+        let selected = ["{job=\"tollgate\"", "{job=~\"$job\", namespace=~\"$namespace\""];
+        let selected = selected.map(|selector| expression.match_indices(selector).count());
+        assert_eq!(names[0] + names[1], selected[0] + selected[1], "{expression}");
+    }
+}
+
+#[test]
 fn alerts_speak_of_labels_their_expression_keeps() {
     let alerts: Value = serde_saphyr::from_str(&read("charts/tollgate/files/alerts.yaml")).unwrap();
     let all: Vec<_> = metrics().into_iter().flat_map(|(_, labels)| labels).collect();

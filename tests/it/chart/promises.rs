@@ -216,6 +216,30 @@ fn only_a_statefulset_that_was_asked_claims_volumes() {
 }
 
 #[test]
+fn a_queue_on_disk_is_on_its_own_volume_which_the_program_may_write() {
+    let set = ["destination.persistence.enabled=true", "destination.endpoint=backend:4317"];
+    for last_good in ["true", "false"] {
+        let last_good = format!("policies.lastGood.enabled={last_good}");
+        let objects = objects(&with("statefulset", &[set[0], set[1], &last_good]).unwrap());
+        let config: Value = serde_saphyr::from_str(&file(&objects, "-config").unwrap()).unwrap();
+        let storage = &config["extensions"]["file_storage"];
+        assert_eq!(config["exporters"]["otlp_grpc"]["sending_queue"], json!({ "storage": "file_storage" }));
+        assert!(config["service"]["extensions"].as_array().unwrap().contains(&json!("file_storage")));
+        let mounts = container(&objects)["volumeMounts"].as_array().unwrap();
+        let mount = mounts.iter().find(|mount| mount["mountPath"] == storage["directory"]).unwrap();
+        assert_ne!(mount["readOnly"], true);
+        let spec = &workload(&objects)["spec"];
+        let claim = &spec["volumeClaimTemplates"][0];
+        assert_eq!(claim["metadata"]["name"], mount["name"]);
+        assert_eq!(claim["spec"]["accessModes"], json!(["ReadWriteOnce"]));
+        assert_eq!(claim["spec"]["resources"]["requests"]["storage"], "20Gi");
+        assert_eq!(storage["max_size"], "16GiB");
+        let pod = &spec["template"]["spec"]["securityContext"];
+        assert_eq!((&pod["fsGroup"], &pod["runAsGroup"]), (&json!(65532), &json!(65532)));
+    }
+}
+
+#[test]
 fn notes_tell_the_next_step() {
     let chart = super::chart();
     for (mode, told) in [

@@ -71,6 +71,11 @@ fn what_cannot_work_is_refused_with_the_way_out() {
             "set one of the two",
         ),
         (
+            "statefulset",
+            &["destination.persistence.enabled=true", "destination.persistence.maxSize=20GiB"],
+            "maxSize (20GiB) must be less than size (20Gi)",
+        ),
+        (
             "daemonset",
             &["policies.watch.enabled=true", "policies.configMap.create=false"],
             "there is no ConfigMap to follow",

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{all_rendered, all_values, chart, file, helm, output, template, template_of, validated};
+use super::{
+    all_rendered, all_values, chart, container, file, helm, output, template, template_of, validated,
+};
 
 #[test]
 fn lint_finds_nothing() {
@@ -110,11 +112,21 @@ fn check_files(name: &str, pod_ip: &str, config: Option<String>, policies: Optio
     output(&mut command).unwrap_or_else(|problems| panic!("{name}, pod {pod_ip}: {problems}"));
 }
 
+/// What stands for the policies of a ConfigMap that is not the chart's: the file beside the values, else the
+/// chart's own; none if the pods get none.
+fn policies_beside(rendered: &super::Rendered) -> Option<String> {
+    let arguments = container(&rendered.objects)["args"].to_string();
+    let beside = rendered.values.with_file_name("policies.yaml");
+    let path = if beside.exists() { beside } else { chart().join("files/policies.yaml") };
+    arguments.contains("--policies=").then(|| std::fs::read_to_string(path).unwrap())
+}
+
 #[test]
 fn tollgate_takes_both_files_of_every_render_in_ipv4_and_ipv6() {
     let mut checked = 0;
     for rendered in all_rendered() {
-        let (config, policies) = (file(&rendered.objects, "-config"), file(&rendered.objects, "-policies"));
+        let config = file(&rendered.objects, "-config");
+        let policies = file(&rendered.objects, "-policies").or_else(|| policies_beside(rendered));
         checked += usize::from(config.is_some());
         for pod_ip in ["10.244.1.7", "fd00:10:244::1:7"] {
             check_files(rendered.name(), pod_ip, config.clone(), policies.clone());

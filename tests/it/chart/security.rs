@@ -128,7 +128,7 @@ fn nobody_gets_rights_unasked_and_every_container_has_limits() {
         let asks = knows_pods || rendered.manifests.contains("config_map:");
         assert_eq!(is_watching(objects), asks, "{}", rendered.name());
         for pod in of_kind(objects, "Pod") {
-            assert_eq!(pod["automountServiceAccountToken"], false);
+            assert_eq!(pod["spec"]["automountServiceAccountToken"], false);
         }
         for pod in pods(objects) {
             assert_eq!(pod["enableServiceLinks"], false);

@@ -85,9 +85,8 @@ async fn structure_bombs_of_4_kb_take_no_memory_and_neighbours_notice_nothing() 
     assert!(bombs.iter().all(|(_, bomb)| bomb.len() < 5000));
     let neighbour = Neighbour::start(&tollgate).await;
     let usage = Usage::from_now(&tollgate);
-    // One after the other: every worker that refuses one at the same moment holds as much.
-    let each = count(200, 1000);
-    let senders = (0..1).map(|sender| {
+    let each = count(200, 1000) / 4;
+    let senders = (0..4).map(|sender| {
         let (bombs, address) = (bombs.clone(), tollgate.address("otlp/grpc").to_owned());
         tokio::spawn(async move {
             let mut raw = Raw::connect(&address).await;
@@ -230,7 +229,8 @@ async fn compression_bombs_are_refused_within_twice_the_limit() {
     neighbour.stop().await;
     figure("compression_bomb_grpc.rss_rise_mib", by_grpc, 8.0);
     figure("compression_bomb_http.rss_rise_mib", by_http, 40.0);
-    // Buffers of connections and contexts of the codecs rise with the first bomb, whatever its size.
+    // What comes out of zstd is in its window too, which makes the whole of 8 MiB at gRPC's limit of 4; contexts of
+    // the codecs, buffers of connections and the bomb as it was sent come on top: 6 to 9.5 MiB were measured.
     const OWN: f64 = 4.0;
     assert!(by_grpc <= 8.0 + OWN && by_http <= 40.0 + OWN, "{by_grpc} {by_http} MiB");
     tollgate.settled().await;

@@ -14,18 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+pub use crate::harness::scaled as count;
 use crate::harness::{Grpc, Item, Tollgate, spans};
-
-/// How often something is done: short by default.
-pub fn count(short: usize, long: usize) -> usize {
-    if std::env::var_os("TOLLGATE_LONG").is_some() { long } else { short }
-}
 
 /// Prints a figure that is good up to its bound.
 pub fn figure(name: &str, value: f64, bound: f64) {
-    let value = (value * 100.0).round() / 100.0;
-    let verdict = if value <= bound { "ok" } else { "short" };
-    println!("figure edge.{name} {value} bound {bound} {verdict}");
+    crate::harness::figure(&format!("edge.{name}"), value, bound);
 }
 
 const MIB: f64 = 1024.0 * 1024.0;

@@ -27,6 +27,13 @@ pub fn scaled(short: usize, long: usize) -> usize {
     if std::env::var_os("TOLLGATE_LONG").is_some() { long } else { short }
 }
 
+/// Prints a figure that is good up to its bound; it fails nothing.
+pub fn figure(name: &str, value: f64, bound: f64) {
+    let value = (value * 100.0).round() / 100.0;
+    let verdict = if value <= bound { "ok" } else { "short" };
+    println!("figure {name} {value} bound {bound} {verdict}");
+}
+
 /// Asks `ready` again and again until it gives a value.
 pub async fn eventually<T, F>(what: &str, mut ready: impl FnMut() -> F) -> T
 where

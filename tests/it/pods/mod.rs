@@ -4,6 +4,8 @@ mod attributes;
 mod life;
 mod tenants;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use serde_json::{Value, json};
 
 use crate::harness::api_server::ApiServer;
@@ -99,9 +101,11 @@ impl Scene {
 
     /// Sends spans from an address until one arrives with this value of an attribute.
     async fn until(&self, source: &str, key: &str, expected: Option<&str>) {
-        let (client, mut number) = (self.client(source), 0);
+        // No name twice in a test: what arrived earlier would be taken for the answer.
+        static SENT: AtomicUsize = AtomicUsize::new(0);
+        let client = self.client(source);
         eventually(&format!("{key} {expected:?} from {source}"), || {
-            number += 1;
+            let number = SENT.fetch_add(1, Ordering::Relaxed);
             let (client, name) = (client.clone(), format!("{source} {key} {expected:?} {number}"));
             async move {
                 let arrived = self.send_by(&client, &[], &name).await;
