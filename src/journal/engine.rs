@@ -122,8 +122,9 @@ impl Engine {
         self.note(flushed);
         self.pause = None;
         self.retire(now);
-        if let Some(base) = self.writer.as_ref().map(|writer| writer.identity.base) {
-            self.close_segment();
+        self.close_segment();
+        let newest = self.segments.last_key_value().filter(|(_, segment)| segment.whole.is_none());
+        if let Some(base) = newest.map(|(base, _)| *base) {
             let vouched = self.vouch(base);
             self.note(vouched);
         }
