@@ -1,11 +1,15 @@
 //! The watch against an API server that misbehaves.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::core::PartialObjectMeta;
 use kube::{Client, Config, ResourceExt};
 use serde_json::json;
+use tonic::codegen::Service;
 
 use super::api_server::{ApiServer, End, Fault};
 use super::*;
@@ -145,6 +149,40 @@ async fn failures_are_told_and_the_watch_goes_on_where_it_was() {
     let seen = up_to(&mut watch, "applied").await;
     assert_eq!(&seen[seen.len() - 2..], ["open", "applied a"]);
     assert_eq!(server.lists("configmaps"), 1);
+}
+
+/// An API server nobody can connect to; counts who tries.
+#[derive(Clone, Default)]
+struct Away(Arc<AtomicUsize>);
+
+impl Service<http::Request<kube::client::Body>> for Away {
+    type Response = http::Response<kube::client::Body>;
+    type Error = std::io::Error;
+    type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Request<kube::client::Body>) -> Self::Future {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        std::future::ready(Err(std::io::ErrorKind::ConnectionRefused.into()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_hour_without_an_api_server_is_waited_out_with_few_requests() {
+    let away = Away::default();
+    let mut watch = Watch::<Pod>::cluster(Client::new(away.clone(), "default"));
+    let running = async {
+        loop {
+            watch.next().await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(3600), running).await.is_err());
+    let requests = away.0.load(Ordering::Relaxed);
+    // One each 30s to 60s, and some at the beginning.
+    assert!((60..=135).contains(&requests), "{requests}");
 }
 
 #[tokio::test]

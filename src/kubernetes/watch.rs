@@ -143,7 +143,8 @@ where
     }
 
     /// The next thing that happens. Waits as long as nothing does; after [`Event::Failed`] the next call waits
-    /// before it asks again: 0.8s to 30s, doubled each time, scattered, or what the server asks for up to 60s.
+    /// before it asks again: from 0.8s on, doubled each time up to 30s, and by chance up to twice that, so that a
+    /// fleet scatters; or what the server asks for, up to 60s.
     ///
     /// # Cancel safety
     /// Events are lost if this is dropped while it waits for an answer; a `Watch` that was cancelled starts

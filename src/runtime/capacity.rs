@@ -72,7 +72,8 @@ impl Following {
         scope.spawn("capacity", async move {
             let mut look = tokio::time::interval(LOOK);
             while stop.run_until_cancelled(look.tick()).await.is_some() {
-                if following.0.capacity.look() {
+                // A worker that could not be started is tried again.
+                if following.0.capacity.look() || team.active().len() != following.workers() {
                     following.change(&team);
                 }
             }

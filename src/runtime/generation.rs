@@ -50,6 +50,8 @@ impl Generation {
             for exporter in &graph.exporters {
                 exporter.drain(Instant::now()).await;
             }
+            // Verifiers have begun to follow their keys.
+            scope.close(Instant::now() + super::STOP_GRACE).await;
             return Err(error.into());
         }
         for limiter in graph.limiters {

@@ -5,12 +5,13 @@ use std::time::Duration;
 use crate::internal_telemetry::Telemetry;
 
 /// Gauges that are 0 when nothing is under way.
-const HELD: [&str; 6] = [
+const HELD: [&str; 7] = [
     "tollgate_requests_held_bytes",
     "tollgate_receiver_connections",
     "tollgate_receiver_in_flight_requests",
     "otelcol_exporter_in_flight_requests",
     "tollgate_exporter_queue_bytes",
+    "tollgate_tenant_queue_bytes",
     "tollgate_queued_items",
 ];
 

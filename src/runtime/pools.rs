@@ -264,6 +264,6 @@ service:
 raise the limit, or lower sending_queue.max_bytes of an exporter";
         assert_eq!(told, expected);
         assert!(pools(&[None]).within(40 * MIB).is_err());
-        assert!(pools(&[Some(1 << 44), Some(1 << 44)]).within(256 * MIB).is_err(), "sums do not wrap");
+        assert!(pools(&[Some(1 << 43), Some(1 << 43)]).within(256 * MIB).is_err(), "sums do not wrap");
     }
 }

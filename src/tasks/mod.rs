@@ -11,8 +11,8 @@ mod workers;
 
 use std::future::Future;
 use std::panic::Location;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -62,7 +62,8 @@ struct Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.node.is_ownerless.store(true, Ordering::Relaxed);
+        let mut since = self.node.ownerless_since.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = Some(Instant::now());
     }
 }
 
@@ -288,11 +289,14 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let root = Scope::root("test");
         let (release, held) = std::sync::mpsc::sync_channel::<()>(1);
+        let (begin, begun) = std::sync::mpsc::sync_channel::<()>(1);
         let worker = workers.team().least_loaded().unwrap();
         root.child("below").spawn_on(worker.handle(), "stuck", async move {
+            begin.send(()).unwrap();
             // Blocks its thread, as a defect would.
             let _released = held.recv();
         });
+        begun.recv().unwrap();
         runtime.block_on(root.close(Instant::now()));
         assert_eq!((root.alive(), root.overdue(Overdue::OutlivedScope)), (1, 1));
         root.report(Duration::ZERO);
@@ -314,5 +318,21 @@ mod tests {
         assert_eq!(root.overdue(Overdue::OutlivedParent), 1);
         root.close(Instant::now()).await;
         assert_eq!(root.alive(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_ignores_a_cancellation_nobody_waits_for_is_reported() {
+        let root = Scope::root("test");
+        let lost = root.child("lost");
+        lost.spawn("deaf", std::future::pending());
+        lost.token().cancel();
+        drop(lost);
+        root.report(Duration::ZERO);
+        assert_eq!(root.overdue(Overdue::OutlivedParent), 0, "it may be on its way");
+        tokio::time::advance(Duration::from_secs(11)).await;
+        root.report(Duration::ZERO);
+        assert_eq!(root.overdue(Overdue::OutlivedParent), 1);
+        root.close(Instant::now()).await;
+        assert_eq!((root.alive(), root.aborted()), (0, 1));
     }
 }

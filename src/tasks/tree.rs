@@ -5,12 +5,14 @@
 
 use std::fmt;
 use std::panic::Location;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+/// What the tasks of a scope that was cancelled and let go without waiting get to stop in.
+const STOPPING: Duration = Duration::from_secs(10);
 
 /// How far a task is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +78,8 @@ pub(super) struct Node {
     abort: CancellationToken,
     /// When tasks that ignore cancellation are aborted.
     ends_at: Mutex<Option<Instant>>,
-    pub(super) is_ownerless: AtomicBool,
+    /// Since when nobody holds the scope.
+    pub(super) ownerless_since: Mutex<Option<Instant>>,
     inside: Mutex<Inside>,
 }
 
@@ -112,7 +115,7 @@ impl Node {
             token: token.clone(),
             abort: abort.clone(),
             ends_at: Mutex::default(),
-            is_ownerless: AtomicBool::new(false),
+            ownerless_since: Mutex::default(),
             inside: Mutex::default(),
         });
         if let Some(parent) = parent {
@@ -158,6 +161,13 @@ impl Node {
         [own, above].into_iter().flatten().min()
     }
 
+    /// Whether nobody can end its tasks any longer, and nobody has told them to stop or they do not.
+    fn is_lost(&self, now: Instant) -> bool {
+        let since = *self.ownerless_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let grace = if self.token.is_cancelled() { STOPPING } else { Duration::ZERO };
+        since.is_some_and(|since| since + grace <= now)
+    }
+
     /// Calls `visit` with this node and all below it.
     fn walk(self: &Arc<Self>, visit: &mut dyn FnMut(&Arc<Self>)) {
         visit(self);
@@ -190,9 +200,7 @@ impl Node {
         self.walk(&mut |node| {
             let why = match node.end() {
                 Some(end) if end + margin < now => Overdue::OutlivedScope,
-                None if node.is_ownerless.load(Ordering::Relaxed) && !node.token.is_cancelled() => {
-                    Overdue::OutlivedParent
-                }
+                None if node.is_lost(now) => Overdue::OutlivedParent,
                 _ => return,
             };
             let state = if node.abort.is_cancelled() { TaskState::Aborted } else { TaskState::Stopping };

@@ -69,12 +69,11 @@ fn sources(dir: &Path) -> String {
     text
 }
 
-#[test]
-fn the_architecture_is_short_and_names_tests_that_exist() {
-    let text = read("ARCHITECTURE.md");
-    assert!(text.lines().count() < 200, "{} lines", text.lines().count());
+/// Every test that a section of a document names exists; how many it names.
+fn tests_named_in(document: &str, section: &str) -> usize {
+    let text = read(document);
     let all = sources(&root().join("src")) + &sources(&root().join("tests"));
-    let table = text.split("## Invariants").nth(1).unwrap().split("\n## ").next().unwrap();
+    let table = text.split(section).nth(1).unwrap().split("\n## ").next().unwrap();
     let mut named = 0;
     for name in table.split('`').skip(1).step_by(2).filter(|name| name.contains("::")) {
         let test = name.rsplit("::").next().unwrap();
@@ -85,8 +84,25 @@ fn the_architecture_is_short_and_names_tests_that_exist() {
             }
             test => all.contains(&format!("fn {test}()")),
         };
-        assert!(known, "ARCHITECTURE.md names {name}");
+        assert!(known, "{document} names {name}");
         named += 1;
     }
-    assert!(named >= 5, "the invariants name tests");
+    named
+}
+
+#[test]
+fn the_architecture_is_short_and_names_tests_that_exist() {
+    let text = read("ARCHITECTURE.md");
+    assert!(text.lines().count() < 200, "{} lines", text.lines().count());
+    assert!(tests_named_in("ARCHITECTURE.md", "## Invariants") >= 5, "the invariants name tests");
+}
+
+#[test]
+fn every_test_of_the_scorecard_exists() {
+    let text = read("CONTRIBUTING.md");
+    let table = text.split("### Scorecard").nth(1).unwrap().split("\n## ").next().unwrap();
+    for number in 1..=18 {
+        assert!(table.contains(&format!("\n| {number} | ")), "no row {number}");
+    }
+    assert!(tests_named_in("CONTRIBUTING.md", "### Scorecard") >= 18);
 }

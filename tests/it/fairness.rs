@@ -1,20 +1,32 @@
 //! Nobody crowds out the others: a tenant at a hundred times the others' load is refused, they are not.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prost::Message;
 use tonic::Code;
 
 use crate::backpressure::Details;
 use crate::gate::gate;
-use crate::harness::{Answer, Grpc, Http, Item, Sink, Tollgate, eventually, spans};
+use crate::harness::{Answer, Grpc, Http, Item, Sink, Tollgate, eventually, figure, scaled, spans};
 
 const MAX_BYTES: f64 = 64.0 * 1024.0;
 /// What one request takes to the sink: more than the quiet tenants send in a round, a quarter of what all do.
 const SENT_IN_A_ROUND: usize = 30;
 const QUIET: usize = 20;
 const NOISY: usize = 100;
-const ROUNDS: usize = 15;
+
+/// One request of a quiet tenant, which has to be taken; how long that takes.
+async fn timed(quiet: &Grpc) -> Duration {
+    let begun = Instant::now();
+    quiet.spans(spans(&[], &[Item::named("quiet")])).await.expect("quiet tenants are taken");
+    begun.elapsed()
+}
+
+/// In seconds.
+fn p99(mut times: Vec<Duration>) -> f64 {
+    times.sort();
+    times[(times.len() - 1) * 99 / 100].as_secs_f64()
+}
 
 /// Requests of one item each, to a backend that takes a quarter of what is offered.
 fn slow_gate(sink: &Sink) -> String {
@@ -26,6 +38,7 @@ fn slow_gate(sink: &Sink) -> String {
     gate(sink).replace("retry_on_failure:", &format!("{queue}, retry_on_failure:"))
 }
 
+/// Scorecard, test 7.
 #[tokio::test]
 async fn twenty_quiet_tenants_are_taken_while_a_noisy_one_is_refused_with_a_time_to_come_back() {
     let sink = Sink::start().await;
@@ -33,8 +46,14 @@ async fn twenty_quiet_tenants_are_taken_while_a_noisy_one_is_refused_with_a_time
     let grpc = Grpc::connect(tollgate.address("otlp/grpc")).await;
     let quiet: Vec<Grpc> = (0..QUIET).map(|n| grpc.clone().tenant(&format!("quiet-{n}"))).collect();
     let noisy = grpc.clone().tenant("noisy");
-    let (mut accepted, mut refusals) = (0, Vec::new());
-    for round in 0..ROUNDS {
+    let mut alone = Vec::new();
+    for sender in quiet.iter().cycle().take(2 * QUIET) {
+        alone.push(timed(sender).await);
+    }
+    let (rounds, before) = (scaled(15, 200), alone.len());
+    sink.wait_for("traces", before).await;
+    let (mut accepted, mut refusals, mut beside) = (0, Vec::new(), Vec::new());
+    for round in 0..rounds {
         let offered = (0..NOISY).map(|n| (n, noisy.spans(spans(&[], &[Item::named("noisy")]))));
         for (n, sending) in offered {
             match sending.await {
@@ -42,25 +61,25 @@ async fn twenty_quiet_tenants_are_taken_while_a_noisy_one_is_refused_with_a_time
                 Err(status) => refusals.push(status),
             }
             if n % (NOISY / QUIET) == 0 {
-                let sender = &quiet[n / (NOISY / QUIET)];
-                sender.spans(spans(&[], &[Item::named("quiet")])).await.expect("quiet tenants are taken");
+                beside.push(timed(&quiet[n / (NOISY / QUIET)]).await);
             }
         }
         let metrics = tollgate.metrics().await;
         let bytes = |labels: &[(&str, &str)]| metrics.sum("tollgate_tenant_queue_bytes", labels);
         assert!(metrics.sum("tollgate_exporter_queue_bytes", &[]) <= MAX_BYTES);
         assert!(bytes(&[]) <= MAX_BYTES && bytes(&[("tenant", "noisy")]) <= MAX_BYTES / 2.0);
-        sink.wait_for("traces", SENT_IN_A_ROUND * round).await;
+        sink.wait_for("traces", before + SENT_IN_A_ROUND * round).await;
     }
-    assert!(refusals.len() > NOISY, "{} of {} refused", refusals.len(), NOISY * ROUNDS);
+    assert!(refusals.len() > NOISY, "{} of {} refused", refusals.len(), NOISY * rounds);
     for refusal in &refusals {
         assert_eq!(refusal.code(), Code::ResourceExhausted, "{refusal:?}");
         let details = Details::decode(refusal.details()).unwrap();
         assert!(details.details.iter().any(|any| any.type_url.ends_with("google.rpc.RetryInfo")));
     }
-    let all = accepted + QUIET * ROUNDS;
+    figure("strain.noisy_tenant.quiet_p99_ratio", p99(beside) / p99(alone), 1.5);
+    let all = accepted + QUIET * rounds + before;
     let arrived = sink.wait_for("traces", all).await;
-    assert_eq!(arrived.iter().filter(|item| item.name == "quiet").count(), QUIET * ROUNDS);
+    assert_eq!(arrived.iter().filter(|item| item.name == "quiet").count(), QUIET * rounds + before);
     let metrics = tollgate.settled().await;
     let refused = |labels: &[(&str, &str)]| metrics.sum("tollgate_refused_items_total", labels);
     assert_eq!(refused(&[]), refusals.len() as f64);

@@ -1,7 +1,7 @@
 //! From ready to stopped: readiness, drain, reload of the configuration.
 
 use crate::gate::gate;
-use crate::harness::{Answer, Grpc, Item, Sink, Tollgate, eventually, get, spans};
+use crate::harness::{Answer, Group, Grpc, Item, Sink, Tollgate, eventually, get, spans};
 
 #[tokio::test]
 async fn sigterm_drains_what_was_accepted() {
@@ -103,49 +103,22 @@ async fn sighup_with_a_bad_configuration_changes_nothing() {
     tollgate.stop().await;
 }
 
-/// A cgroup with a CPU quota of one processor: version 2, else 1; `None` where the machine allows neither.
-fn cgroup_of_one_cpu() -> Option<std::path::PathBuf> {
-    let name = format!("tollgate-it-{}", std::process::id());
-    let (v2, v1) = (std::path::Path::new("/sys/fs/cgroup"), std::path::Path::new("/sys/fs/cgroup/cpu"));
-    let limit = |root: &std::path::Path, files: &[(&str, &str)]| {
-        let group = root.join(&name);
-        std::fs::create_dir(&group).ok()?;
-        let set = files
-            .iter()
-            .all(|(file, text)| group.join(file).exists() && std::fs::write(group.join(file), text).is_ok());
-        if !set {
-            std::fs::remove_dir(&group).ok()?;
-        }
-        set.then_some(group)
-    };
-    let v2_quota = || {
-        v2.join("cgroup.controllers").exists().then(|| limit(v2, &[("cpu.max", "100000 100000")])).flatten()
-    };
-    let v1_quota = || limit(v1, &[("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "100000")]);
-    v2_quota().or_else(|| v1.exists().then(v1_quota).flatten())
-}
-
 #[tokio::test]
 async fn worker_threads_follow_the_cpu_quota() {
     let sink = Sink::start().await;
-    let group = cgroup_of_one_cpu();
-    let enter =
-        group.as_ref().map(|group| format!("echo $$ > {}/cgroup.procs && exec \"$@\"", group.display()));
+    let group = Group::of_cpus(1);
+    let enter = group.as_ref().map(Group::enter);
     let start = Tollgate::with(&gate(&sink));
     let start = match &enter {
         Some(enter) => start.by(&["sh", "-c", enter, "sh"]),
-        // Without the right to make cgroups, the affinity stands for the quota.
+        // Without the right to make control groups, the affinity stands for the quota.
         None => start.by(&["taskset", "-c", "0"]),
     };
     let tollgate = start.start().await;
     assert_eq!(tollgate.event("ready").unwrap()["workers"], 1);
     assert_eq!(tollgate.metrics().await.sum("tollgate_workers", &[]), 1.0);
     if let Some(group) = &group {
-        let (file, text) = match group.join("cpu.max").exists() {
-            true => ("cpu.max", "200000 100000"),
-            false => ("cpu.cfs_quota_us", "200000"),
-        };
-        std::fs::write(group.join(file), text).unwrap();
+        group.set_cpus(2);
         let most = std::thread::available_parallelism().unwrap().get().min(2);
         eventually("as many workers as the real quota allows", || async {
             (tollgate.metrics().await.sum("tollgate_workers", &[]) == most as f64).then_some(())
@@ -153,9 +126,25 @@ async fn worker_threads_follow_the_cpu_quota() {
         .await;
     }
     tollgate.stop().await;
-    if let Some(group) = group {
-        std::fs::remove_dir(group).unwrap();
+}
+
+#[tokio::test]
+async fn pools_follow_a_real_memory_limit() {
+    const MIB: u64 = 1 << 20;
+    let Some(group) = Group::of_memory(256 * MIB) else { return };
+    let sink = Sink::start().await;
+    let tollgate = Tollgate::with(&gate(&sink)).by(&["sh", "-c", &group.enter(), "sh"]).start().await;
+    for limit in [256 * MIB, 192 * MIB] {
+        group.set_memory(limit);
+        eventually("pools within the real limit", || async {
+            let metrics = tollgate.metrics().await;
+            let pools = metrics.sum("tollgate_memory_pool_bytes", &[]);
+            let seen = metrics.sum("tollgate_memory_limit_bytes", &[]) == limit as f64;
+            (seen && pools <= limit as f64).then_some(())
+        })
+        .await;
     }
+    tollgate.stop().await;
 }
 
 #[tokio::test]

@@ -36,6 +36,7 @@ mod limits;
 mod own_telemetry;
 mod pods;
 mod processors;
+mod real_api_server;
 mod reload;
 mod routing;
 mod sampling;

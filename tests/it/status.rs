@@ -110,6 +110,9 @@ async fn a_fleet_is_asked_pod_by_pod_through_the_api_server() {
         "{text}"
     );
     assert!(text.contains("3 pods: 3 ready, 1 drift, 0 refuse, 0 not reached"), "{text}");
+    let story = include_str!("../../examples/change-a-rate-with-a-configmap/README.md");
+    let head = story.lines().find(|line| line.starts_with("POD ")).unwrap();
+    assert_eq!(lines[0], head.split_whitespace().collect::<Vec<_>>());
 
     // Who cannot be reached is named, and why.
     server.put("/api/v1/namespaces/telemetry/pods/agent-b", pod("node-2", "Pending"));
@@ -142,6 +145,35 @@ async fn a_fleet_is_asked_pod_by_pod_through_the_api_server() {
     }
     new.stop().await;
     old.stop().await;
+}
+
+#[tokio::test]
+async fn a_fleet_tells_what_waits_for_how_long_and_who_refuses_what_it_was_given() {
+    let (sink, server, folder) =
+        (Sink::start().await, ApiServer::start().await, tempfile::tempdir().unwrap());
+    let kubeconfig = server.kubeconfig(folder.path(), "telemetry");
+    let start = Tollgate::with(&gate(&sink)).policies(&policies("one"));
+    let tollgate = start.argument("--set=exporters.otlp_grpc.sending_queue.num_consumers=1").start().await;
+    server.put("/api/v1/namespaces/telemetry/pods/agent-a", pod("node-1", "Running"));
+    server.forward("agent-a", 55679, tollgate.address("admin").parse().unwrap());
+    sink.answer(Answer::Unavailable);
+    let grpc = Grpc::connect(tollgate.address("otlp/grpc")).await;
+    // One is tried again and again, and behind it waits the other.
+    for name in ["tried", "waits"] {
+        grpc.spans(spans(&[], &[Item::named(name)])).await.unwrap();
+    }
+    std::fs::write(tollgate.policies_path(), "version: 1\nrulez: []\n").unwrap();
+    let text = eventually("a refusal and a second of age", || async {
+        let (code, text) = status(&["--fleet"], Some(&kubeconfig)).await;
+        let line = text.lines().find(|line| line.starts_with("agent-a"))?;
+        let (_, queued) = line.split_once("since ")?;
+        (code == 1 && !queued.contains(" 0 B (") && !queued.ends_with(" 0s")).then(|| text.clone())
+    })
+    .await;
+    assert!(text.contains("1 pods: 1 ready, 0 drift, 1 refuse, 0 not reached"), "{text}");
+    sink.answer(Answer::Ok);
+    tollgate.settled().await;
+    tollgate.stop().await;
 }
 
 #[tokio::test]

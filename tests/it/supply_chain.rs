@@ -54,6 +54,71 @@ fn nothing_is_locked_that_deny_toml_bans() {
 }
 
 #[test]
+fn everything_locked_comes_from_the_one_registry_with_a_checksum() {
+    let deny = read("deny.toml");
+    assert!(deny.contains("unknown-registry = \"deny\"") && deny.contains("unknown-git = \"deny\""));
+    for path in ["Cargo.lock", "fuzz/Cargo.lock"] {
+        for package in read(path).split("[[package]]").skip(1) {
+            let name = quoted(package, "name =").unwrap();
+            match quoted(package, "source =") {
+                // Ours.
+                None => assert!(name.starts_with("tollgate"), "{path}: {name} comes from nowhere"),
+                Some(source) => {
+                    assert_eq!(source, "registry+https://github.com/rust-lang/crates.io-index", "{name}");
+                    assert_eq!(quoted(package, "checksum =").map(str::len), Some(64), "{path}: {name}");
+                }
+            }
+        }
+    }
+}
+
+/// Whether an SPDX expression can be met by what is allowed: `OR` binds weaker than `AND`, and there are brackets.
+fn is_met(expression: &str, allowed: &[&str]) -> bool {
+    /// Cuts where `word` stands outside of brackets.
+    fn cut<'a>(text: &'a str, word: &str) -> Vec<&'a str> {
+        let (mut parts, mut depth, mut from) = (Vec::new(), 0, 0);
+        for (at, c) in text.char_indices() {
+            match c {
+                '(' => depth += 1,
+                ')' => depth -= 1,
+                _ if depth == 0 && text[at..].starts_with(word) => {
+                    parts.push(&text[from..at]);
+                    from = at + word.len();
+                }
+                _ => {}
+            }
+        }
+        parts.push(&text[from..]);
+        parts
+    }
+    let expression = expression.trim();
+    let (any, all) = (cut(expression, " OR "), cut(expression, " AND "));
+    match (any.len(), all.len()) {
+        (1, 1) => match expression.strip_prefix('(').and_then(|inner| inner.strip_suffix(')')) {
+            Some(inner) => is_met(inner, allowed),
+            None => allowed.contains(&expression),
+        },
+        (1, _) => all.iter().all(|part| is_met(part, allowed)),
+        _ => any.iter().any(|part| is_met(part, allowed)),
+    }
+}
+
+#[test]
+fn every_licence_is_one_that_deny_toml_allows() {
+    let deny = read("deny.toml");
+    let section = deny.split("[licenses]").nth(1).unwrap().split(']').next().unwrap();
+    let allowed: Vec<&str> = section.split('"').skip(1).step_by(2).collect();
+    assert!(is_met("MIT OR (GPL-3.0 AND ISC)", &allowed) && is_met("(MIT OR GPL-3.0) AND ISC", &allowed));
+    assert!(!is_met("MIT AND GPL-3.0", &allowed) && !is_met("GPL-3.0 OR (MIT AND AGPL-3.0)", &allowed));
+    let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("sbom")).output().unwrap();
+    let bom: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for component in bom["components"].as_array().unwrap() {
+        let licence = component["licenses"][0]["expression"].as_str().unwrap();
+        assert!(is_met(licence, &allowed), "{}: {licence}", component["name"]);
+    }
+}
+
+#[test]
 fn the_bill_of_materials_lists_what_is_linked_and_nothing_of_the_tests() {
     let sbom = Path::new(env!("CARGO_MANIFEST_DIR")).join("sbom");
     let run = || {

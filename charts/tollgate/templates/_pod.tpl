@@ -132,6 +132,14 @@ lifecycle:
 lifecycle:
   preStop: { sleep: { seconds: {{ .Values.preStopSleepSeconds }} } }
 {{- end }}
+{{- if and .Values.livenessProbe (kindIs "map" .Values.startupProbe) (not .Values.startupProbe) }}
+startupProbe:
+  httpGet:
+    {{- toYaml .Values.livenessProbe.httpGet | nindent 4 }}
+  periodSeconds: 2
+  timeoutSeconds: {{ default 1 .Values.livenessProbe.timeoutSeconds }}
+  failureThreshold: 150
+{{- end }}
 {{- range $key := list "startupProbe" "livenessProbe" "readinessProbe" "resizePolicy" }}
 {{- with index $.Values $key }}
 {{ $key }}:

@@ -9,6 +9,7 @@ mod refusals;
 mod renders;
 mod running;
 mod security;
+mod stories;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -147,6 +147,29 @@ fn pods_live_long_enough_to_drain() {
 }
 
 #[test]
+fn probes_ask_the_health_check_and_give_a_start_its_time() {
+    let probes = |set: &[&str]| {
+        let objects = objects(&with("statefulset", set).unwrap());
+        let config: Value = serde_saphyr::from_str(&file(&objects, "-config").unwrap()).unwrap();
+        let container = container(&objects);
+        let probes = ["startupProbe", "livenessProbe", "readinessProbe"].map(|key| container[key].clone());
+        (probes, config["extensions"]["health_check"].clone())
+    };
+    let (all, health) = probes(&["livenessProbe.httpGet.port=8080", "readinessProbe.httpGet.port=8080"]);
+    assert_eq!(health, json!({ "endpoint": "${env:MY_POD_IP}:8080", "path": "/" }));
+    for probe in &all {
+        assert_eq!(probe["httpGet"], json!({ "port": 8080, "path": "/" }));
+    }
+    // As long as the start may wait for the first list of pods (`pods.first_list_timeout`).
+    let number = |key: &str| all[0][key].as_u64().unwrap();
+    assert!(number("periodSeconds") * number("failureThreshold") >= 300);
+    let (none, _) = probes(&["startupProbe=null"]);
+    assert_eq!(none[0], Value::Null);
+    let (own, _) = probes(&["startupProbe.httpGet.port=13133", "startupProbe.httpGet.path=/"]);
+    assert_eq!(own[0], json!({ "httpGet": { "port": 13133, "path": "/" } }));
+}
+
+#[test]
 fn agents_take_traffic_of_their_node_only() {
     let objects_of = |set: &[&str]| objects(&with("daemonset", set).unwrap());
     let objects = objects_of(&[]);

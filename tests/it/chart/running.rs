@@ -9,7 +9,7 @@ use crate::harness::api_server::ApiServer;
 use crate::harness::{Answer, Grpc, Http, Item, Sink, Tollgate, eventually, spans};
 
 /// The rendered configuration, on ports of the system's choice and with its state in a folder.
-fn runnable(config: &str, state: &str) -> String {
+pub(super) fn runnable(config: &str, state: &str) -> String {
     let mut config = config.replace("/var/lib/tollgate", state);
     for port in ["4317", "4318", "13133"] {
         config = config.replace(&format!(":{port}\""), ":0\"");

@@ -24,7 +24,7 @@ use crate::gate::gate;
 use crate::harness::{Grpc, Item, Sink, Tollgate, spans};
 
 /// The gate with its queue in `folder`; `keys` of the storage and of the queue.
-fn durable(sink: &Sink, folder: &Path, (storage, queue): (&str, &str)) -> String {
+pub fn durable(sink: &Sink, folder: &Path, (storage, queue): (&str, &str)) -> String {
     gate(sink)
         .replace(
             "retry_on_failure:",
@@ -138,7 +138,7 @@ fn names(prefix: &str, count: usize) -> impl Iterator<Item = String> {
 }
 
 /// How often each span arrived.
-fn arrivals(sink: &Sink) -> HashMap<String, usize> {
+pub fn arrivals(sink: &Sink) -> HashMap<String, usize> {
     let mut counts = HashMap::new();
     for item in sink.items("traces") {
         *counts.entry(item.name).or_default() += 1;
@@ -147,7 +147,7 @@ fn arrivals(sink: &Sink) -> HashMap<String, usize> {
 }
 
 /// Those that were answered with OK and did not arrive.
-fn lost(acknowledged: &HashSet<String>, arrived: &HashMap<String, usize>) -> Vec<String> {
+pub fn lost(acknowledged: &HashSet<String>, arrived: &HashMap<String, usize>) -> Vec<String> {
     acknowledged.iter().filter(|name| !arrived.contains_key(*name)).cloned().collect()
 }
 

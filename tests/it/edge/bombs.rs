@@ -104,11 +104,10 @@ async fn structure_bombs_of_4_kb_take_no_memory_and_neighbours_notice_nothing() 
     for sender in senders.collect::<Vec<_>>() {
         times.extend(sender.await.unwrap());
     }
-    let (sent, p99) = neighbour.stop().await;
+    let _beside = neighbour.stop("bomb_4kb").await;
     times.sort();
     figure("bomb_4kb.rss_rise_mib", usage.rise_mib(), 64.0);
     figure("bomb_4kb.median_ms", times[times.len() / 2].as_secs_f64() * 1000.0, 10.0);
-    println!("{} bombs; a neighbour's {sent} requests, p99 {p99:.1} ms, all taken", times.len());
     assert!(usage.rise_mib() <= 64.0, "{} MiB", usage.rise_mib());
     tollgate.settled().await;
     tollgate.stop().await;
@@ -135,7 +134,7 @@ async fn structure_bombs_of_many_mib_take_less_than_64_mib_to_refuse() {
             }
         }
     }
-    neighbour.stop().await;
+    let _beside = neighbour.stop("bomb_18mib").await;
     figure("bomb_18mib_gzip.rss_rise_mib", worst[0], 64.0);
     figure("bomb_18mib_plain.rss_rise_mib", worst[1], 64.0);
     assert!(worst[0] <= 64.0 && worst[1] <= 64.0, "{worst:?} MiB");
@@ -226,7 +225,7 @@ async fn compression_bombs_are_refused_within_twice_the_limit() {
         assert_eq!(http.post("/v1/traces", (PROTOBUF, encodings), &nested).await.status, 415);
         assert_eq!(grpc.grpc(TRACES, encodings, &nested).await.code, Some(12));
     }
-    neighbour.stop().await;
+    let _beside = neighbour.stop("compression_bomb").await;
     figure("compression_bomb_grpc.rss_rise_mib", by_grpc, 8.0);
     figure("compression_bomb_http.rss_rise_mib", by_http, 40.0);
     // What comes out of zstd is in its window too, which makes the whole of 8 MiB at gRPC's limit of 4; contexts of

@@ -47,10 +47,9 @@ async fn attack(name: &str, mut frames: impl FnMut() -> Box<dyn FnMut() -> Optio
     }
     figure(&format!("flood_{name}.cores"), usage.cores(), 1.0);
     figure(&format!("flood_{name}.rss_rise_mib"), usage.rise_mib(), 64.0);
-    let (sent, p99) = neighbour.stop().await;
-    println!(
-        "{name}: {connections} connections, {goaways} by GOAWAY; a neighbour's {sent} requests, p99 {p99:.1} ms"
-    );
+    let ratio = neighbour.stop(name).await;
+    figure(&format!("flood_{name}.neighbour_p99_ratio"), ratio, 2.0);
+    println!("{name}: {connections} connections, {goaways} by GOAWAY");
     assert!(goaways > 0);
     assert!(usage.rise_mib() <= 64.0);
     tollgate.settled().await;

@@ -69,33 +69,53 @@ fn cpu_seconds(pid: u32) -> f64 {
 /// A sender that means well, on a connection of its own, for as long as an attack lasts.
 pub struct Neighbour {
     stop: Arc<AtomicBool>,
+    grpc: Grpc,
+    /// Its p99 before the attack, in milliseconds.
+    alone: f64,
     sending: tokio::task::JoinHandle<Vec<Duration>>,
 }
 
 impl Neighbour {
-    /// Sends one span after the other; a refusal fails the test.
+    /// Sends one span after the other, first alone, then until it is stopped; a refusal fails the test.
     pub async fn start(tollgate: &Tollgate) -> Self {
         let grpc = Grpc::connect(tollgate.address("otlp/grpc")).await.tenant("quiet");
+        let alone = p99(send_while(&grpc, |sent| sent < 100).await);
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
+        let (stopped, sender) = (stop.clone(), grpc.clone());
         let sending = tokio::spawn(async move {
-            let mut times = Vec::new();
-            while !stopped.load(Ordering::Relaxed) || times.len() < 20 {
-                let begin = Instant::now();
-                grpc.spans(spans(&[], &[Item::named("x")])).await.expect("neighbours are served");
-                times.push(begin.elapsed());
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            times
+            send_while(&sender, |sent| sent < 20 || !stopped.load(Ordering::Relaxed)).await
         });
-        Self { stop, sending }
+        Self { stop, grpc, alone, sending }
     }
 
-    /// How many requests it sent, and its p99 in milliseconds.
-    pub async fn stop(self) -> (usize, f64) {
+    /// Prints its p99 while `attack` lasted; how many times as long as alone.
+    pub async fn stop(self, attack: &str) -> f64 {
         self.stop.store(true, Ordering::Relaxed);
-        let mut times = self.sending.await.unwrap();
-        times.sort();
-        (times.len(), times[(times.len() - 1) * 99 / 100].as_secs_f64() * 1000.0)
+        let times = self.sending.await.unwrap();
+        let (sent, beside) = (times.len(), p99(times));
+        drop(self.grpc);
+        println!(
+            "{attack}: a neighbour's p99 is {:.1} ms alone and {beside:.1} ms beside it; all of {sent} taken",
+            self.alone
+        );
+        beside / self.alone
     }
+}
+
+/// The time each request took.
+async fn send_while(grpc: &Grpc, go_on: impl Fn(usize) -> bool) -> Vec<Duration> {
+    let mut times = Vec::new();
+    while go_on(times.len()) {
+        let begin = Instant::now();
+        grpc.spans(spans(&[], &[Item::named("x")])).await.expect("neighbours are served");
+        times.push(begin.elapsed());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    times
+}
+
+/// In milliseconds.
+fn p99(mut times: Vec<Duration>) -> f64 {
+    times.sort();
+    times[(times.len() - 1) * 99 / 100].as_secs_f64() * 1000.0
 }

@@ -3,6 +3,7 @@
 pub mod api_server;
 mod certificates;
 mod client;
+mod group;
 mod metrics;
 mod payload;
 mod process;
@@ -11,6 +12,7 @@ mod sink;
 
 pub use certificates::{Authority, Pair};
 pub use client::{Grpc, Http};
+pub use group::Group;
 pub use metrics::Metrics;
 pub use payload::{Item, logs, metrics, spans};
 pub use process::{EPHEMERAL, Start, Tollgate, get};

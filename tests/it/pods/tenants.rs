@@ -1,6 +1,8 @@
 //! Whose data it is, told by the address it comes from; and what spoofers try.
 
-use super::{POLICIES, Scenery, text, two_tenants};
+use serde_json::{Value, json};
+
+use super::{POLICIES, Scenery, pod, text, two_tenants};
 use crate::harness::{Item, spans};
 
 #[tokio::test]
@@ -90,5 +92,51 @@ async fn who_is_no_pod_can_be_refused() {
     let answer = scene.client("127.0.0.99").tenant("acme").protobuf("/v1/traces", &request).await;
     assert_eq!(answer.status(), 401);
     assert_eq!(text(&scene.send("127.0.0.11", &[], "pod").await, "tenant.id"), "acme");
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn tenant_and_model_are_what_platforms_and_model_servers_write() {
+    let policies = POLICIES.replace(
+        "namespace_label.capsule.clastix.io/tenant,",
+        "namespace_label.capsule.clastix.io/tenant, namespace_label.field.cattle.io/projectId,
+         namespace_label.toolkit.fluxcd.io/tenant, namespace_annotation.openshift.io/requester,",
+    );
+    let server = two_tenants().await;
+    let labels = |pairs: Value| json!({ "metadata": { "labels": pairs } });
+    let both = json!({ "capsule.clastix.io/tenant": "first", "field.cattle.io/projectId": "p-second" });
+    let namespaces = [
+        ("both", labels(both), "first"),
+        ("rancher", labels(json!({ "field.cattle.io/projectId": "p-x7k2q" })), "p-x7k2q"),
+        ("flux", labels(json!({ "toolkit.fluxcd.io/tenant": "dev-team" })), "dev-team"),
+        ("noted", json!({ "metadata": { "annotations": { "openshift.io/requester": "ada" } } }), "ada"),
+        ("plain", labels(json!({ "kubernetes.io/metadata.name": "plain" })), "plain"),
+    ];
+    let models = [
+        ("serving.kserve.io/inferenceservice", "kserve"),
+        ("seldon-deployment-id", "seldon"),
+        ("llm-d.ai/model", "llm-d"),
+        ("ray.io/cluster", "ray"),
+    ];
+    let mut expected = Vec::new();
+    for (name, object, tenant) in namespaces {
+        server.put(&format!("/api/v1/namespaces/{name}"), object);
+        expected.push((name, labels(json!({})), tenant, "", ""));
+    }
+    for (label, model) in models {
+        let pairs = labels(json!({ label: model, "app.kubernetes.io/version": "2026.3" }));
+        expected.push(("plain", pairs, "plain", model, "2026.3"));
+    }
+    let first_wins = labels(json!({ "ray.io/cluster": "ray", "seldon-deployment-id": "seldon" }));
+    expected.push(("plain", first_wins, "plain", "seldon", ""));
+    for (number, (name, object, ..)) in expected.iter().enumerate() {
+        pod(&server, (name, &format!("pod-{number}")), &format!("127.0.0.{}", 50 + number), object.clone());
+    }
+    let scene = Scenery { policies: &policies, ..Scenery::default() }.start(server).await;
+    for (number, (name, _, tenant, model, version)) in expected.iter().enumerate() {
+        let arrived = scene.send(&format!("127.0.0.{}", 50 + number), &[], &format!("{number}")).await;
+        let told = ["tenant.id", "model.name", "model.version"].map(|key| text(&arrived, key));
+        assert_eq!(told, [*tenant, *model, *version], "{name} {number}");
+    }
     scene.stop().await;
 }

@@ -5,6 +5,9 @@
 //! nothing (`./test --figures strain`).
 
 mod clock;
+mod drain;
+mod overload;
+mod slow;
 
 /// Prints a figure that is good up to its bound.
 fn figure(name: &str, value: f64, bound: f64) {

@@ -169,6 +169,11 @@ impl Store {
         let pod = remembered.pod.clone();
         pod.end();
         self.ended.push_back((now, pod.uid.clone()));
+        // Pods that end and are told again, as lists do that contradict each other, leave entries behind.
+        if self.ended.len() > 2 * self.pods.len() {
+            let pods = &self.pods;
+            self.ended.retain(|(at, uid)| pods.get(uid).is_some_and(|pod| pod.ended == Some(*at)));
+        }
         for address in pod.own_addresses() {
             if let Some(holders) = self.addresses.get_mut(address) {
                 holders.settle();

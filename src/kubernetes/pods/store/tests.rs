@@ -147,6 +147,42 @@ fn there_is_room_for_so_many_pods_and_ended_ones_go_first() {
 }
 
 #[test]
+fn churn_and_lists_that_contradict_each_other_are_bounded() {
+    let (mut store, keep, now) = store();
+    // No pod is like another, and all come within the grace.
+    for number in 0..20_000 {
+        let address = IpAddr::from((0x0a00_0000_u32 + number).to_be_bytes());
+        let uid = format!("u{number}");
+        let owner =
+            json!([{ "kind": "Job", "name": format!("job-{number}"), "uid": uid, "controller": true }]);
+        let view = pod(&uid, &[&address.to_string()], json!({ "metadata": { "ownerReferences": owner } }));
+        assert_eq!(store.apply(&view, &keep, now), Applied::Known);
+        store.end(&uid, now);
+    }
+    assert!(store.pods.len() <= 100 && store.addresses.len() <= 100 && store.ended.len() <= 200);
+    assert_eq!(store.hosts.len(), 1);
+    // Every second list leaves everybody out.
+    let views: Vec<PodView> = (0..50).map(|number| pod(&format!("s{number}"), &[], json!({}))).collect();
+    for round in 0..1000 {
+        let now = now + Duration::from_millis(round);
+        store.begin_round();
+        for view in views.iter().filter(|_| round % 2 == 0) {
+            store.apply(view, &keep, now);
+        }
+        store.end_round(now);
+        assert!(store.pods.len() <= 100 && store.ended.len() <= 200, "round {round}");
+    }
+}
+
+#[test]
+fn who_was_not_told_to_have_ended_stays_known_however_long() {
+    let (mut store, keep, now) = store();
+    store.apply(&pod("a", &["10.0.0.1"], json!({})), &keep, now);
+    store.sweep(now + Duration::from_secs(24 * 3600));
+    assert_eq!(holder(&store, "10.0.0.1"), has("a", false));
+}
+
+#[test]
 fn owners_are_told_without_asking_for_them() {
     let (mut store, keep, now) = store();
     let mut check = |owner: (&str, &str), hash: Option<&str>, expected: (Option<&str>, Option<&str>)| {

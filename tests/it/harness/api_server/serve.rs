@@ -199,7 +199,9 @@ fn replace(shared: &Shared, target: &Target, object: Value) -> Answer {
 }
 
 /// Every kind of patch is merged as JSON; a server-side apply may create.
+/// Changes an object, or its subresource `status`.
 fn patch(shared: &Shared, target: &Target, change: &Value) -> Answer {
+    let target = &Target { subresource: None, ..target.clone() };
     let mut store = lock(&shared.store);
     let mut object = store.get(target).unwrap_or_else(|| json!({}));
     merge(&mut object, change);
