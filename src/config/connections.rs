@@ -126,6 +126,7 @@ impl<'a> Wiring<'a, '_> {
                     let message = format!("a level leads to an exporter, and `{one}` is a connector");
                     self.at_connector(id, &path, message);
                 }
+                self.storage_of_level(id, one);
             } else if exporters.len() > 1 {
                 let names: Vec<_> = exporters.iter().map(|id| id.as_str()).collect();
                 let message = format!("a level leads to one exporter, this one to {}", names.join(", "));
@@ -143,6 +144,26 @@ impl<'a> Wiring<'a, '_> {
                     self.problems.error(&self.place_of(pipeline), &path, message, None);
                 }
             }
+        }
+    }
+
+    /// A level has no queue of its own: whoever wrote that it is on disk must know.
+    fn storage_of_level(&mut self, connector: &ComponentId, exporter: &ComponentId) {
+        let mut users = self.parts.pipelines.values().filter(|p| p.exporters.contains(exporter));
+        let is_failover = |id: &ComponentId| {
+            self.parts.connectors.get(id).is_some_and(|found| matches!(found, Connector::Failover(_)))
+        };
+        if !users.all(|pipeline| pipeline.receivers.iter().all(is_failover)) {
+            return;
+        }
+        let is_it = |key: &str| ComponentId::parse(key).is_ok_and(|key| key == *exporter);
+        let exporters = self.parts.tree.get("exporters").map(Node::entries).unwrap_or_default();
+        let entry = exporters.iter().find(|entry| is_it(&entry.key));
+        if let Some(node) = entry.and_then(|entry| entry.value.at("sending_queue.storage")) {
+            let path = format!("exporters.{exporter}.sending_queue.storage");
+            let message = format!("is not used: what waits for `{exporter}` waits in `{connector}`");
+            let help = format!("write it in `connectors.{connector}.sending_queue`");
+            self.problems.warning(&node.location, &path, message, Some(help));
         }
     }
 

@@ -22,8 +22,9 @@ use super::storage::is_full;
 use super::types::{AppendError, Place, Usage};
 use super::writer::{Draft, Failed, Writer};
 
-/// The most bytes one sync is for: what arrives meanwhile waits for the next.
-const MAX_COMMIT: u64 = 16 << 20;
+/// The most bytes one sync is for: what arrives meanwhile waits for the next. Room for 64 senders with requests
+/// of 256 KiB, which would otherwise take two syncs.
+const MAX_COMMIT: u64 = 32 << 20;
 
 /// How long an end may be in memory only.
 const ENDS_DELAY: Duration = Duration::from_millis(100);
@@ -121,8 +122,9 @@ impl Engine {
         self.note(flushed);
         self.pause = None;
         self.retire(now);
-        if let Some(base) = self.writer.as_ref().map(|writer| writer.identity.base) {
-            self.close_segment();
+        self.close_segment();
+        let newest = self.segments.last_key_value().filter(|(_, segment)| segment.whole.is_none());
+        if let Some(base) = newest.map(|(base, _)| *base) {
             let vouched = self.vouch(base);
             self.note(vouched);
         }

@@ -161,6 +161,15 @@ impl Node {
         [own, above].into_iter().flatten().min()
     }
 
+    /// How far its tasks are.
+    fn state(&self) -> TaskState {
+        match () {
+            () if self.abort.is_cancelled() => TaskState::Aborted,
+            () if self.token.is_cancelled() => TaskState::Stopping,
+            () => TaskState::Running,
+        }
+    }
+
     /// Whether nobody can end its tasks any longer, and nobody has told them to stop or they do not.
     fn is_lost(&self, now: Instant) -> bool {
         let since = *self.ownerless_since.lock().unwrap_or_else(PoisonError::into_inner);
@@ -182,11 +191,7 @@ impl Node {
         let now = Instant::now();
         let mut list = Vec::new();
         self.walk(&mut |node| {
-            let state = match () {
-                () if node.abort.is_cancelled() => TaskState::Aborted,
-                () if node.token.is_cancelled() => TaskState::Stopping,
-                () => TaskState::Running,
-            };
+            let state = node.state();
             for record in node.lock().tasks.iter().flatten().take(most - list.len()) {
                 list.push(node.info(record, state, now));
             }
@@ -203,7 +208,7 @@ impl Node {
                 None if node.is_lost(now) => Overdue::OutlivedParent,
                 _ => return,
             };
-            let state = if node.abort.is_cancelled() { TaskState::Aborted } else { TaskState::Stopping };
+            let state = node.state();
             for record in node.lock().tasks.iter_mut().flatten().filter(|record| !record.is_reported) {
                 record.is_reported = true;
                 found.push((why, node.info(record, state, now)));

@@ -74,10 +74,12 @@ async fn an_export_that_stalls_is_cut_and_tried_again_until_the_window_opens() {
     let (narrow, address) = Narrow::start().await;
     let config = GATE
         .replace("{sink}", &address.to_string())
-        .replace("retry_on_failure: {", "timeout: 300ms, retry_on_failure: {");
+        .replace("retry_on_failure: {", "timeout: 300ms, compression: none, retry_on_failure: {");
     let tollgate = Tollgate::with(&config).start().await;
     let grpc = Grpc::connect(tollgate.address("otlp/grpc")).await.tenant("acme");
-    grpc.spans(spans(&[], &[Item::named("x")])).await.unwrap();
+    // More than goes into the window every stream has until the destination has said otherwise.
+    let large = Item::named("x").attribute("text", &"y".repeat(200_000));
+    grpc.spans(spans(&[], &[large])).await.unwrap();
     eventually("three attempts", || async { (narrow.calls.load(Ordering::SeqCst) >= 3).then_some(()) }).await;
     eventually("the streams of the first two to be reset", || async {
         let resets = narrow.resets.lock().unwrap();

@@ -54,8 +54,16 @@ fn turn(journal: &Journal, engine: &mut Engine) {
 /// What waits, by the number of the record.
 type Waiting = BTreeMap<u64, Place>;
 
+/// How the last process ended, and the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Killed,
+    Closed,
+    KilledThenClosed,
+}
+
 /// Files of a process that was killed or has closed them: sealed segments, an open one, ends, a note, dead letters.
-fn files(is_closed: bool) -> (Files, Waiting) {
+fn files(end: End) -> (Files, Waiting) {
     let disk = MemoryDisk::default();
     let (journal, mut engine, _) = open(&disk);
     let mut waiting: Waiting =
@@ -69,7 +77,10 @@ fn files(is_closed: bool) -> (Files, Waiting) {
     engine.flush_ends().unwrap();
     engine.retire(Instant::now());
     engine.tidy(Instant::now());
-    if is_closed {
+    if end == End::KilledThenClosed {
+        engine = open(&disk).1;
+    }
+    if end != End::Killed {
         engine.finish(Instant::now());
     }
     (disk.files(), waiting)
@@ -136,7 +147,7 @@ fn readable(journal: &Journal, recovery: &Recovery) -> BTreeMap<u64, Place> {
     found
 }
 
-fn check(case: u64, (files, waiting): &(Files, Waiting), is_closed: bool) {
+fn check(case: u64, (files, waiting): &(Files, Waiting), end: End) {
     let mut rng = fastrand::Rng::with_seed(case);
     let mut files = files.clone();
     let path = rng.choice(files.keys()).unwrap().clone();
@@ -145,7 +156,7 @@ fn check(case: u64, (files, waiting): &(Files, Waiting), is_closed: bool) {
         return;
     }
     harm.apply(&mut files, &path, &mut rng);
-    let context = format!("case {case}, closed {is_closed}: {harm:?} in {}", path.display());
+    let context = format!("case {case}, {end:?}: {harm:?} in {}", path.display());
     let disk = MemoryDisk::of(&files);
     let (journal, mut engine, recovery) = open(&disk);
     let found = readable(&journal, &recovery);
@@ -156,7 +167,7 @@ fn check(case: u64, (files, waiting): &(Files, Waiting), is_closed: bool) {
     }
     let damage = journal.usage().damage;
     let is_newest = waiting.values().all(|place| segment_path(place) <= path);
-    match is_newest && !is_closed && path.extension().is_some_and(|ending| ending == "seg") {
+    match is_newest && end == End::Killed && path.extension().is_some_and(|ending| ending == "seg") {
         // Nothing vouches for the end of a segment that is written to: a cut looks like a write that was not
         // finished.
         true => {
@@ -182,18 +193,20 @@ fn check(case: u64, (files, waiting): &(Files, Waiting), is_closed: bool) {
 #[test]
 fn damage_costs_what_it_hit_and_is_counted() {
     let cases = std::env::var("TOLLGATE_DAMAGE_CASES").map_or(CASES, |cases| cases.parse().unwrap());
-    let states = [files(false), files(true)];
+    let states = [End::Killed, End::Closed, End::KilledThenClosed].map(|end| (files(end), end));
     let endings = ["seg", "ends", "dead"];
-    let has =
-        |ending: &&str| states[0].0.keys().any(|path| path.extension().is_some_and(|other| other == *ending));
-    assert!(endings.iter().all(has), "{:?}", states[0].0.keys());
+    let has = |ending: &&str| {
+        states[0].0.0.keys().any(|path| path.extension().is_some_and(|other| other == *ending))
+    };
+    assert!(endings.iter().all(has), "{:?}", states[0].0.0.keys());
     let next = std::sync::atomic::AtomicU64::new(0);
     let worker = || loop {
         let case = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         if case >= cases {
             break;
         }
-        check(case, &states[case as usize % 2], case % 2 == 1);
+        let (files, end) = &states[case as usize % states.len()];
+        check(case, files, *end);
     };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(worker))));

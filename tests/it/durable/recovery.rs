@@ -106,7 +106,8 @@ async fn a_backlog_costs_no_memory_and_arrives_in_order_when_the_destination_is_
     const INGEST: f64 = 10e6;
     let (sink, folder) = (Sink::start().await, tempfile::tempdir().unwrap());
     sink.answer(Answer::Unavailable);
-    let config = durable(&sink, folder.path(), ("max_size: 100GiB", "num_consumers: 1, max_bytes: 90GiB"));
+    let config = durable(&sink, folder.path(), ("max_size: 100GiB", "num_consumers: 1, max_bytes: 90GiB"))
+        .replace("segment_size: 1MiB", "segment_size: 64MiB");
     let tollgate = Tollgate::with(&config).start().await;
     let tenants = [client(&tollgate, "acme").await, client(&tollgate, "globex").await];
     // More than the queue keeps in memory of what is on disk, before memory is looked at.

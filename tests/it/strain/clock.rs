@@ -71,6 +71,8 @@ async fn when_the_wall_clock_jumps_limits_retries_deadlines_and_the_end_stay_as_
     let clock = Clock::new(folder.path());
     let tollgate = Tollgate::with(&gate(&sink))
         .policies(POLICIES)
+        // Every reload is looked for in the log.
+        .argument("--set=service.telemetry.logs.sampling.enabled=false")
         .environment("LD_PRELOAD", clock.library.to_str().unwrap())
         .environment("TOLLGATE_TEST_CLOCK", clock.path.to_str().unwrap())
         .start()
