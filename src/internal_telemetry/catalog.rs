@@ -155,7 +155,7 @@ define! {
     FAILOVER_SENT: Counter "tollgate_failover_sent_items_total" "{items}" ["connector", "exporter"]
         "Items of a failover by the exporter that took them.";
     EXPORTER_QUEUE_OLDEST_AGE: Gauge "tollgate_exporter_queue_oldest_age_seconds" "s" ["exporter"]
-        "How long the oldest batch that waits is in the queue; 0 if none waits.";
+        "How long the oldest batch is in the queue that waits or is being sent; 0 if there is none.";
     EXPORTER_QUEUE_STORAGE: Gauge "tollgate_exporter_queue_storage" "1" ["exporter", "storage"]
         "Where what waits is kept: the id of a storage extension, or memory, where it is lost with the process. Always 1.";
     STORAGE_DISK_BYTES: Gauge "tollgate_storage_disk_bytes" "By" ["exporter"]

@@ -10,6 +10,7 @@ use crate::otlp::Signal;
 use crate::outcome::DroppedReason;
 
 use super::Queue;
+use super::ages::Age;
 use super::log::{Log, Read};
 use super::room::Size;
 use super::schedule::{Entry, Load};
@@ -22,6 +23,8 @@ pub struct Lease {
     queue: Queue,
     load: Load,
     size: Size,
+    /// As long as it is under way, the queue knows how old it is.
+    _age: Age,
 }
 
 /// The log on disk is closed: what is there stays there.
@@ -30,7 +33,9 @@ pub(super) struct LogClosed;
 impl Lease {
     pub(super) fn new(queue: Queue, load: Load) -> Self {
         let size = size(&load.entries);
-        Self { queue, load, size }
+        let oldest = load.entries.iter().map(|entry| entry.batch.received_at()).min();
+        let _age = queue.0.ages.note(oldest);
+        Self { queue, load, size, _age }
     }
 
     /// The signal of all batches.

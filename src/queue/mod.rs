@@ -14,6 +14,7 @@
 //! above the bounds, unless more than that was on disk at the start. A queue on disk (`log`) is the same
 //! queue; what waits in it has a place in a log and may be without its bytes.
 
+mod ages;
 mod flows;
 mod lease;
 mod line;
@@ -39,6 +40,7 @@ use crate::internal_telemetry::StorageUsage;
 use crate::internal_telemetry::metrics::ExporterMetrics;
 use crate::journal::{Journal, Place};
 
+use ages::Ages;
 pub use lease::Lease;
 use lease::LogClosed;
 use log::Log;
@@ -118,6 +120,8 @@ struct Shared {
     state: Mutex<State>,
     /// Where what waits is on disk.
     log: Option<Log>,
+    /// How old is what is leased.
+    ages: Ages,
     /// Wakes one consumer: something may be leased.
     ready: Notify,
     metrics: ExporterMetrics,
@@ -182,16 +186,15 @@ impl Queue {
             timed: false,
             shown: (0, 0),
         };
-        let ready = Notify::new();
-        let shared = Shared { state: Mutex::new(state), log, ready, metrics: metrics.clone() };
-        let queue = Self(Arc::new(shared));
+        let (state, ages, ready) = (Mutex::new(state), Ages::default(), Notify::new());
+        let queue = Self(Arc::new(Shared { state, log, ages, ready, metrics: metrics.clone() }));
         queue.configure(bounds, wanted);
         let held = Arc::downgrade(&queue.0);
         metrics.tenants.watch(move || Some(Self(held.upgrade()?).bytes_by_tenant()));
         let held = Arc::downgrade(&queue.0);
         metrics.storage.watch(move || Some(Self(held.upgrade()?).storage()));
         let held = Arc::downgrade(&queue.0);
-        metrics.oldest.watch(move || Some(Self(held.upgrade()?).oldest_waits()));
+        metrics.oldest.watch(move || Some(Self(held.upgrade()?).oldest_age()));
         queue
     }
 
@@ -367,9 +370,10 @@ impl Queue {
         state.room.used().by(state.room.bounds().sizer)
     }
 
-    /// How long the oldest batch that waits is here; zero if none waits.
-    pub fn oldest_waits(&self) -> Duration {
-        let oldest = self.lock().schedule.oldest();
+    /// How long the oldest batch is here that waits or is being sent; zero if there is none.
+    pub fn oldest_age(&self) -> Duration {
+        let waits = self.lock().schedule.oldest();
+        let oldest = waits.into_iter().chain(self.0.ages.oldest()).min();
         oldest.map_or(Duration::ZERO, |received_at| received_at.elapsed())
     }
 

@@ -346,3 +346,22 @@ proptest! {
         runtime.block_on(model::run(steps));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_being_sent_is_as_old_as_when_it_waited() {
+    let world = World::new(Sizer::Requests, 10, Wanted::up_to(10));
+    assert_eq!(world.queue.oldest_age(), Duration::ZERO);
+    world.put(world.logs(1)).unwrap();
+    tokio::time::advance(seconds(3)).await;
+    world.put(world.logs(1)).unwrap();
+    let mut first = world.queue.lease().await.unwrap();
+    tokio::time::advance(seconds(2)).await;
+    assert_eq!(world.queue.oldest_age(), seconds(5), "tried, not sent");
+    drop(first);
+    assert_eq!(world.queue.oldest_age(), seconds(5), "back");
+    first = world.queue.lease().await.unwrap();
+    end(first);
+    assert_eq!(world.queue.oldest_age(), seconds(2));
+    end(world.queue.lease().await.unwrap());
+    assert_eq!(world.queue.oldest_age(), Duration::ZERO);
+}
