@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::time::Instant;
 
-use super::limit::{Budget, Cap, TICK, Verdict};
+use super::limit::{Ahead, Budget, Cap, TICK, Verdict};
 use super::threshold::{RANDOMNESS_VALUES, Randomness, Threshold};
 use crate::identity::TenantId;
 use crate::internal_telemetry::BudgetThreshold;
@@ -96,17 +96,17 @@ fn lock(cap: &Mutex<Cap>) -> std::sync::MutexGuard<'_, Cap> {
 #[derive(Debug, Default)]
 pub struct Limiter {
     rules: Vec<RuleCap>,
-    kept: Option<(Arc<Mutex<Cap>>, Budget)>,
-    now: Option<Instant>,
+    kept: Option<Ahead>,
     oversized: u64,
+    /// Lists that are used again.
+    spare: Vec<Vec<(u64, f64)>>,
 }
 
 #[derive(Debug)]
 struct RuleCap {
     rule: usize,
     unit: LimitUnit,
-    budget: Budget,
-    cap: Arc<Mutex<Cap>>,
+    cap: Ahead,
 }
 
 impl Limiter {
@@ -122,8 +122,9 @@ impl Limiter {
         let limits = &block.limits;
         if let Some(per_second) = limits.kept_spans_per_second.filter(|_| signal == Signal::Traces) {
             let key = Key { rule: None, tenant: Some(tenant.clone()) };
-            self.kept = Some((caps.of(key, now), Budget { per_second, burst: limits.burst }));
-            self.now = Some(now);
+            let budget = Budget { per_second, burst: limits.burst };
+            self.kept =
+                Some(Ahead::new(caps.of(key, now), budget, now, self.spare.pop().unwrap_or_default()));
         }
         for (index, limit) in plan.rule_limits().filter(|(index, _)| plan.rules[*index].signals[signal]) {
             let counts = match limit.unit {
@@ -136,21 +137,22 @@ impl Limiter {
                 let tenant = limit.per_tenant.then(|| tenant.clone());
                 let cap = caps.of(Key { rule, tenant }, now);
                 let budget = Budget { per_second: limit.per_second, burst: limit.burst };
-                self.rules.push(RuleCap { rule: index, unit: limit.unit, budget, cap });
-                self.now = Some(now);
+                let cap = Ahead::new(cap, budget, now, self.spare.pop().unwrap_or_default());
+                self.rules.push(RuleCap { rule: index, unit: limit.unit, cap });
             }
         }
     }
 
-    /// Lets the caps go: nothing is limited.
+    /// Tells the caps what they do not know yet and lets them go: nothing is limited.
     pub fn leave(&mut self) {
-        self.rules.clear();
-        (self.kept, self.now, self.oversized) = (None, None, 0);
+        let rules = self.rules.drain(..).map(|rule| rule.cap);
+        self.spare.extend(rules.chain(self.kept.take()).map(Ahead::end));
+        self.oversized = 0;
     }
 
     /// Whether any cap may apply.
     pub fn is_active(&self) -> bool {
-        self.now.is_some()
+        self.kept.is_some() || !self.rules.is_empty()
     }
 
     /// Traces larger than a whole budget since the resource was entered.
@@ -165,19 +167,17 @@ impl Limiter {
         item: (Threshold, Option<Randomness>),
         bytes: usize,
     ) -> Option<Threshold> {
-        let found = self.rules.iter().find(|cap| Some(cap.rule) == rule);
-        let (Some(RuleCap { unit, budget, cap, .. }), Some(now)) = (found, self.now) else {
-            return Some(item.0);
-        };
+        let found = self.rules.iter_mut().find(|cap| Some(cap.rule) == rule);
+        let Some(RuleCap { unit, cap, .. }) = found else { return Some(item.0) };
         let cost = if *unit == LimitUnit::Bytes { bytes as f64 } else { 1.0 };
-        let verdict = lock(cap).decide(*budget, item, cost, now);
+        let verdict = cap.decide(item, cost);
         self.counted(verdict)
     }
 
     /// The threshold behind the tenant's own cap.
     pub(super) fn of_tenant(&mut self, item: (Threshold, Option<Randomness>)) -> Option<Threshold> {
-        let (Some((cap, budget)), Some(now)) = (&self.kept, self.now) else { return Some(item.0) };
-        let verdict = lock(cap).decide(*budget, item, 1.0, now);
+        let Some(cap) = &mut self.kept else { return Some(item.0) };
+        let verdict = cap.decide(item, 1.0);
         self.counted(verdict)
     }
 

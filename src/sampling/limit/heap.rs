@@ -91,6 +91,11 @@ impl Heap {
         self.cut
     }
 
+    /// The costs of what is held.
+    pub(super) fn held(&self) -> f64 {
+        self.held
+    }
+
     /// Adds an item; tells whether one trace alone exceeds the budget and stays.
     pub(super) fn offer(&mut self, randomness: u64, cost: f64, budget: f64, may_owe: bool) -> bool {
         if randomness < self.cut {

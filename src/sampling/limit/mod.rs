@@ -8,8 +8,10 @@
 //!
 //! The threshold an item meets depends on earlier items only, never on its own randomness, so 1/p stays
 //! unbiased; a cut per request would be arrival order in disguise. Time is an argument. Not here: the
-//! table of caps (`caps`). Invariant: a tick over its budget is paid for by the next ones.
+//! table of caps (`caps`), several items at a time (`ahead`). Invariant: a tick over its budget is paid for by
+//! the next ones.
 
+mod ahead;
 mod heap;
 
 use std::time::Duration;
@@ -17,6 +19,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::threshold::{Randomness, Threshold};
+pub use ahead::Ahead;
 use heap::Heap;
 
 /// The period of a budget.
@@ -92,20 +95,29 @@ impl Cap {
         now: Instant,
     ) -> Verdict {
         self.turn(budget, now);
-        let value = randomness.map_or(0, Randomness::value);
         let run = self.threshold();
-        let keep = match randomness {
-            Some(_) => value >= run,
-            None => run == 0,
-        };
-        if keep {
+        let threshold = passes(run, (base, randomness));
+        if threshold.is_some() {
             self.kept += cost;
         }
-        let spendable = self.balance.max(LEAST * budget.income());
-        let owes = self.heap.offer(value, cost, spendable, self.balance > 0.0);
+        let owes = self.offer(value(randomness), cost);
         let oversized = owes && !std::mem::replace(&mut self.is_reported, true);
-        let threshold = Threshold::new(run).filter(|_| keep).map(|run| run.max(base));
         Verdict { threshold, oversized }
+    }
+
+    fn offer(&mut self, value: u64, cost: f64) -> bool {
+        let spendable = self.spendable();
+        self.heap.offer(value, cost, spendable, self.balance > 0.0)
+    }
+
+    fn spendable(&self) -> f64 {
+        let least = self.budget.map_or(0.0, |budget| LEAST * budget.income());
+        self.balance.max(least)
+    }
+
+    /// What may be offered before anything is excluded: until then no item changes what the next one meets.
+    fn room(&self) -> f64 {
+        self.spendable() - self.heap.held()
     }
 
     /// T_run, from 0 to 2^56: what the next item has to reach.
@@ -146,6 +158,19 @@ impl Cap {
         self.started = Some(started + TICK.mul_f64(ticks));
         self.budget = Some(budget);
     }
+}
+
+/// The threshold an item is kept with that meets T_run; `None`: it is left out.
+fn passes(run: u64, (base, randomness): (Threshold, Option<Randomness>)) -> Option<Threshold> {
+    let keep = match randomness {
+        Some(randomness) => randomness.value() >= run,
+        None => run == 0,
+    };
+    Threshold::new(run).filter(|_| keep).map(|run| run.max(base))
+}
+
+fn value(randomness: Option<Randomness>) -> u64 {
+    randomness.map_or(0, Randomness::value)
 }
 
 fn whole_ticks(passed: Duration) -> f64 {
