@@ -243,11 +243,13 @@ impl Engine {
         Err(error)
     }
 
-    /// Nothing is written to the segment any more; what it holds beyond `tail` does not count.
+    /// Nothing is written to the segment any more; what it holds beyond its last acknowledged record does not
+    /// count.
     fn poison(&mut self, base: u64) {
         self.counts.poisoned += 1;
         if let Some(segment) = self.segments.get_mut(&base) {
             segment.is_open = false;
+            segment.void(self.next);
         }
     }
 

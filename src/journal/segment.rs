@@ -11,6 +11,8 @@ pub(super) struct Segment {
     pub(super) identity: Identity,
     /// One past the last ordinal that counts.
     pub(super) count: u32,
+    /// One past the last ordinal that was written in vain; as `count` if there is none.
+    void: u32,
     ended: Vec<u64>,
     /// Records that have not ended.
     pub(super) live: u64,
@@ -40,6 +42,7 @@ impl Segment {
         Self {
             identity,
             count: 0,
+            void: 0,
             ended: Vec::new(),
             live: 0,
             live_bytes: 0,
@@ -82,6 +85,17 @@ impl Segment {
         true
     }
 
+    /// What may have been written behind the last record that counts, up to this sequence number, has ended: it
+    /// must not come back, least of all a copy of what has ended elsewhere meanwhile.
+    pub(super) fn void(&mut self, end: u64) {
+        self.void = u32::try_from(end.saturating_sub(self.identity.base)).unwrap_or(u32::MAX);
+        for ordinal in self.count..self.void {
+            if self.mark(ordinal) {
+                self.fresh.push(self.identity.base + u64::from(ordinal));
+            }
+        }
+    }
+
     /// Of the records that count, those that are not `there`, in order, have ended: they are lost.
     pub(super) fn end_all_but(&mut self, there: impl Iterator<Item = u32>) {
         let mut next = 0;
@@ -118,7 +132,7 @@ impl Segment {
 
     /// All that has ended, as ranges.
     pub(super) fn ended(&self) -> Vec<Range<u64>> {
-        let ordinals = (0..self.count).filter(|ordinal| self.has_ended(*ordinal));
+        let ordinals = (0..self.count.max(self.void)).filter(|ordinal| self.has_ended(*ordinal));
         ranges(ordinals.map(|ordinal| self.identity.base + u64::from(ordinal)))
     }
 

@@ -128,9 +128,10 @@ impl Writer {
         Ok(())
     }
 
-    /// Takes back a [`Writer::store`] that found the disk full, as if it had not been tried.
+    /// Takes back a [`Writer::store`] that found the disk full, durably, as if it had not been tried.
     pub(super) fn cut_back(&mut self, entries: usize) -> io::Result<()> {
         self.file.set_len(self.len)?;
+        self.file.sync()?;
         self.index.entries.truncate(entries);
         let used: u32 = self
             .index

@@ -85,3 +85,31 @@ fn on_a_full_disk_files_of_ends_are_written_anew_in_the_room_of_the_reserve() {
     life.set_capacity(life.usage().disk_bytes - 100);
     life.finish().unwrap();
 }
+
+/// Records are copied forward, the write of the copies fails half-way, and then the records themselves end: what
+/// the disk kept of the copies must not bring them back.
+#[test]
+fn what_was_copied_in_vain_does_not_come_back_after_its_record_has_ended() {
+    let mut copied_in_vain = 0;
+    for seed in 0..400 {
+        let faults = Faults { write_back: 0.4, read_or_write: 0.2, ..Faults::default() };
+        let options = Options { segment_size: 8 << 10, ..Options::for_size(256 << 10, 8 << 10) };
+        let mut life = Life::start(seed, Mutant::None, faults, options).unwrap();
+        for _ in 0..28 {
+            life.step(&Step::Append(vec![(vec![700, 700, 700, 3000, 2000], Caller::Waits)])).unwrap();
+        }
+        let before = life.usage().poisoned;
+        for stay in 1..28 {
+            life.step(&Step::End(vec![3 * stay, 3 * stay])).unwrap();
+        }
+        life.step(&Step::Wait(1000)).unwrap();
+        copied_in_vain += life.usage().poisoned - before;
+        life.step(&Step::End(vec![0; 80])).unwrap();
+        for _ in 0..5 {
+            life.step(&Step::Wait(200)).unwrap();
+        }
+        life.step(&Step::PowerLoss).unwrap();
+        life.finish().unwrap();
+    }
+    assert!(copied_in_vain > 0, "no copy failed");
+}

@@ -97,6 +97,14 @@ fn nothing_acknowledged_is_lost_when_the_power_goes() {
     assert!(acknowledged > seeds * 10, "{acknowledged} of {seeds} seeds");
 }
 
+/// Lives in which something was wrong once, beyond those that are lived always.
+#[test]
+fn lives_that_went_wrong_once_go_well() {
+    for seed in [6_202, 50_466] {
+        assert_eq!(live(seed, Mutant::None).err(), None, "seed {seed}");
+    }
+}
+
 #[test]
 fn every_mutant_is_caught() {
     let mutants = [
