@@ -3,8 +3,11 @@
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ServerConfig;
+use rustls::pki_types::PrivatePkcs8KeyDer;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
@@ -94,7 +97,14 @@ fn cluster() -> (Runtime, ApiServer) {
         .enable_all()
         .build()
         .expect("a runtime");
-    let server = runtime.block_on(ApiServer::start());
+    // As in a cluster: by TLS, with an authority of its own.
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let key = PrivatePkcs8KeyDer::from(own.signing_key.serialize_der());
+    let tls = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.cert.der().clone()], key.into())
+        .expect("a certificate with its key");
+    let server = runtime.block_on(ApiServer::start_tls(Arc::new(tls), &own.cert.pem()));
     for number in 0..IN_CLUSTER {
         let node = if number < ON_NODE { "n0".to_owned() } else { format!("n{}", 1 + number / ON_NODE) };
         let path =

@@ -4,6 +4,7 @@
 //! while requests wait.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::glob::Glob;
 use super::limits;
@@ -47,16 +48,19 @@ pub(super) fn read<'n>(root: &At<'n>, problems: &mut Problems) -> (Vec<&'n str>,
         let rate = tenant.rate.or(of_tier.rate).or(defaults.rate).unwrap_or(1.0);
         let queue = tenant.queue.over(of_tier.queue).over(defaults.queue).share();
         let limits = tenant.limits.or(&of_tier.limits).or(&defaults.limits).merged();
-        Block { tier: tier.map(Into::into), rate, limits, queue }
+        Arc::new(Block { tier: tier.map(Into::into), rate, limits, queue })
     };
     let mut blocks = Blocks { fallback: merged(&Written::default()), ..Blocks::default() };
     for name in &names {
         blocks.tiers.insert((*name).to_owned(), merged(&Written { tier: Some(name), ..Written::default() }));
     }
-    let mut globs: Vec<(Glob, &Entry, At<'_>, Block)> = Vec::new();
+    let mut globs: Vec<(Glob, &Entry, At<'_>, Arc<Block>)> = Vec::new();
     for (entry, at) in root.key("tenants").map(|tenants| tenants.entries(problems)).unwrap_or_default() {
         at.check_keys(&BLOCK, problems);
-        let block = merged(&read_block(&at, &names, problems));
+        let own = merged(&read_block(&at, &names, problems));
+        // One that only names its tier is the tier's: many tenants then read the same memory.
+        let of_tier = own.tier.as_deref().and_then(|tier| blocks.tiers.get(tier));
+        let block = of_tier.filter(|block| **block == own).cloned().unwrap_or(own);
         let Some(glob) = tenant_pattern(entry, &at, problems) else { continue };
         match glob.literal() {
             Some(id) => {
@@ -123,7 +127,7 @@ fn tenant_pattern(entry: &Entry, at: &At<'_>, problems: &mut Problems) -> Option
 }
 
 /// Globs of equal rank that can both match one tenant are told apart by byte order, which nobody means.
-fn warn_about_equal_rank(globs: &[(Glob, &Entry, At<'_>, Block)], problems: &mut Problems) {
+fn warn_about_equal_rank(globs: &[(Glob, &Entry, At<'_>, Arc<Block>)], problems: &mut Problems) {
     for (i, (glob, entry, at, _)) in globs.iter().enumerate() {
         let same_rank = |other: &Glob| other.literal_characters() == glob.literal_characters();
         let before = globs[..i].iter().rev().take_while(|(other, ..)| same_rank(other));

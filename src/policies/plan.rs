@@ -48,8 +48,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// What holds for a tenant.
-    pub fn block(&self, tenant: &str) -> &Block {
+    /// What holds for a tenant; all tenants a pattern stands for share it.
+    pub fn block(&self, tenant: &str) -> &Arc<Block> {
         let blocks = &self.blocks;
         let by_glob = || blocks.globs.iter().find(|(glob, _)| glob.matches(tenant)).map(|(_, block)| block);
         blocks.exact.get(tenant).or_else(by_glob).unwrap_or(&blocks.fallback)
@@ -118,11 +118,11 @@ pub const DEFAULT_RULE: &str = "_default";
 /// `defaults`, `tiers` and `tenants`, merged.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Blocks {
-    pub(super) exact: HashMap<String, Block>,
+    pub(super) exact: HashMap<String, Arc<Block>>,
     /// The most specific first.
-    pub(super) globs: Vec<(Glob, Block)>,
-    pub(super) tiers: HashMap<String, Block>,
-    pub(super) fallback: Block,
+    pub(super) globs: Vec<(Glob, Arc<Block>)>,
+    pub(super) tiers: HashMap<String, Arc<Block>>,
+    pub(super) fallback: Arc<Block>,
 }
 
 /// What holds for one tenant.

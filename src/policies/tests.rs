@@ -42,7 +42,7 @@ fn the_embedded_policies_believe_claims_and_keep_everything() {
     assert_eq!(plan.claims, [header("x-scope-orgid"), header("x-tenant-id"), resource]);
     let unattributed = crate::identity::TenantId::unattributed();
     assert_eq!(plan.anonymous, Anonymous::Tenant(unattributed));
-    assert_eq!(plan.block("anybody"), &Block::default());
+    assert_eq!(**plan.block("anybody"), Block::default());
     assert!(plan.rules.is_empty());
     assert_eq!(plan.revision.as_deref(), Some("embedded-default"));
 }
@@ -73,8 +73,8 @@ tenants:
     );
     let check = |tenant: &str, tier: &str, rate: f64| {
         assert_eq!(
-            plan.block(tenant),
-            &Block { tier: Some(tier.into()), rate, ..Block::default() },
+            **plan.block(tenant),
+            Block { tier: Some(tier.into()), rate, ..Block::default() },
             "{tenant}"
         );
     };

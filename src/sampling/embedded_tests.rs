@@ -65,7 +65,7 @@ fn find(plan: &Plan, given: &Given, now: Timestamp) -> Found {
     let tenant = given.tenant.as_deref().unwrap_or(unattributed.as_str());
     let mut block: Block = match (&given.tenant, &given.tier) {
         (None, Some(tier)) => plan.tier_block(tier).clone(),
-        _ => plan.block(tenant).clone(),
+        _ => Block::clone(plan.block(tenant)),
     };
     if let Some(tier) = &given.tier {
         block.tier = Some(tier.as_str().into());

@@ -28,7 +28,7 @@ pub struct Tenant {
     /// Its line in the queues.
     pub flow: Flow,
     /// What the policies say of it.
-    pub block: Block,
+    pub block: Arc<Block>,
     /// Its place in the table of tenants; data no `tenant` processor has looked at has none.
     seat: Option<Seat>,
     /// Whether its id was proven, or chosen by the policies. Who is not is told apart only if the policies

@@ -18,8 +18,8 @@ const HELD: usize = 256;
 /// less than would fit.
 const CLASSES: u64 = 64;
 const CLASS_BITS: u32 = CLASSES.trailing_zeros();
-/// From 1 to 2^56.
-const POWERS: usize = 57;
+/// The class of randomness 0; that of the highest randomness is 0.
+const LOWEST: usize = 56 * CLASSES as usize;
 
 /// Where to cut, given the randomness excluded last and the least one included.
 pub(super) type CutRule = fn(excluded: u64, included: Option<u64>) -> u64;
@@ -219,63 +219,52 @@ impl Heap {
     }
 }
 
-/// The classes within one power of two.
-type Power = Box<[f64; CLASSES as usize]>;
-
-/// Costs by class, from the highest randomness up to the lowest.
-#[derive(Debug)]
+/// Costs by class, in one piece of memory, because all caps together are more than a processor's caches hold.
+#[derive(Debug, Default)]
 struct Classes {
-    /// Those in which something is, or was before the last time it was cleared.
-    costs: [Option<Power>; POWERS],
-    /// No class behind this one has any costs.
+    /// Lowest randomness first: most items are in the first few hundred classes. A class counts up to 2^32 - 1
+    /// units of cost a tick.
+    costs: Vec<u32>,
+    /// No class before this place has any costs.
     lowest: usize,
-}
-
-impl Default for Classes {
-    fn default() -> Self {
-        Self { costs: [const { None }; POWERS], lowest: 0 }
-    }
 }
 
 impl Classes {
     fn add(&mut self, randomness: u64, cost: f64) {
-        let class = class(randomness);
-        let (power, within) = places(class);
-        self.costs[power].get_or_insert_with(|| Box::new([0.0; CLASSES as usize]))[within] += cost;
-        self.lowest = self.lowest.max(class);
-    }
-
-    fn cost(&self, class: usize) -> f64 {
-        let (power, within) = places(class);
-        self.costs[power].as_ref().map_or(0.0, |costs| costs[within])
+        let place = place(class(randomness));
+        if place >= self.costs.len() {
+            self.costs.resize(place + 1, 0);
+        }
+        self.costs[place] = self.costs[place].saturating_add(cost as u32);
+        self.lowest = self.lowest.min(place);
     }
 
     /// The class of lowest randomness: the highest randomness it may hold, and its costs.
     fn lowest(&mut self) -> Option<(u64, f64)> {
-        self.lowest = (0..=self.lowest).rev().find(|class| self.cost(*class) > 0.0)?;
-        Some((highest(self.lowest), self.cost(self.lowest)))
+        let rest = self.costs.get(self.lowest..)?;
+        self.lowest += rest.iter().position(|cost| *cost > 0)?;
+        Some((highest(place(self.lowest)), f64::from(self.costs[self.lowest])))
     }
 
     fn remove_lowest(&mut self) {
-        let (power, within) = places(self.lowest);
-        if let Some(costs) = &mut self.costs[power] {
-            costs[within] = 0.0;
+        if let Some(cost) = self.costs.get_mut(self.lowest) {
+            *cost = 0;
         }
     }
 
+    /// Begins again; the memory that was needed stays in use.
     fn clear(&mut self) {
+        let used = self.costs.iter().rposition(|cost| *cost > 0).map_or(0, |last| last + 1);
+        self.costs.truncate(used);
+        self.costs.shrink_to(2 * used);
+        self.costs.fill(0);
         self.lowest = 0;
-        for power in &mut self.costs {
-            match power {
-                Some(costs) if costs.iter().any(|cost| *cost > 0.0) => costs.fill(0.0),
-                power => *power = None,
-            }
-        }
     }
 }
 
-fn places(class: usize) -> (usize, usize) {
-    (class / CLASSES as usize, class % CLASSES as usize)
+/// Where a class is among the costs, and which class is at a place.
+fn place(class: usize) -> usize {
+    LOWEST - class
 }
 
 /// The class of a randomness: the exponent and the first bits behind it of 2^56 - R.
