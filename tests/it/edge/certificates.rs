@@ -10,13 +10,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{count, figure};
 use crate::harness::{Authority, Pair, Sink, Tollgate, eventually, post_with, secured};
 
-/// Takes OTLP/HTTP over mTLS; open connections live for about a second.
+/// Takes OTLP/HTTP over mTLS; open connections live for about a second, and the load is a new one a request.
 const GATEWAY: &str = "
 receivers:
   otlp:
     protocols:
       http:
         endpoint: 127.0.0.1:0
+        limits: { max_connections_per_ip_per_second: 0 }
         tls: { cert_file: '{folder}/server.crt', key_file: '{folder}/server.key', client_ca_file: '{folder}/clients.pem', reload_interval: 200ms }
         keepalive: { server_parameters: { max_connection_age: 1s, max_connection_age_grace: 1s } }
 exporters:
