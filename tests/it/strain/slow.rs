@@ -34,7 +34,7 @@ async fn start(well: &Sink, ill: &Sink) -> Tollgate {
 /// Sends one request after the other, which all have to be taken; their p99 in ms.
 async fn p99(grpc: &Grpc, prefix: &str) -> f64 {
     let mut times = Vec::new();
-    for n in 0..scaled(300, 20_000) {
+    for n in 0..scaled(2000, 20_000) {
         let begun = Instant::now();
         grpc.spans(spans(&[], &[Item::named(format!("{prefix}-{n}"))])).await.expect("the well one takes it");
         times.push(begun.elapsed().as_secs_f64() * 1000.0);
