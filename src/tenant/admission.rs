@@ -19,8 +19,8 @@ use super::limits::{Charge, InFlight, Left, Meter, Over, with_jitter};
 use super::{Directory, Owners, Sender, Tenant};
 use crate::identity::TenantId;
 use crate::otlp::Draft;
-use crate::outcome::{Account, RefusedReason};
-use crate::policies::{Limits, MixedRequests};
+use crate::outcome::RefusedReason;
+use crate::policies::{Block, Limits, MixedRequests};
 
 /// A tenant's limit does not let the request in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -83,11 +83,9 @@ pub struct Pass(Option<Arc<Early>>);
 
 #[derive(Debug)]
 struct Early {
-    tenant: TenantId,
-    account: Arc<Account>,
-    max_bytes: u64,
-    max_decoded: Option<u64>,
-    is_charged: bool,
+    tenant: Arc<Tenant>,
+    /// Where it is charged, and was for the request itself.
+    metered: Option<(Arc<Meter>, Arc<Block>)>,
     held: Option<InFlight>,
 }
 
@@ -100,48 +98,46 @@ impl Pass {
     pub fn ask(sender: &Sender<'_>, announced: Option<u64>) -> Result<Self, LimitRefused> {
         // What is wrong with the claims is told, and counted, when the items are known.
         let Ok(Some(tenant)) = sender.foretold() else { return Ok(Self::default()) };
-        let early = early(sender.directory, &tenant, announced);
+        let early = early(sender.directory, tenant.clone(), announced);
         let early = early.map_err(|over| refused(&tenant, over))?;
         Ok(Self(Some(Arc::new(early))))
     }
 
     /// The largest body, decompressed, if the tenant is known.
     pub fn max_bytes(&self) -> Option<u64> {
-        self.0.as_ref().map(|early| early.max_bytes)
+        self.0.as_ref().map(|early| early.tenant.block.limits.max_request_bytes)
     }
 
     /// The most a request may take decoded, if the tenant is known and limited: more would be refused
     /// anyway, so it need not be looked at to its end.
     pub fn max_decoded(&self) -> Option<usize> {
-        usize::try_from(self.0.as_ref()?.max_decoded?).ok()
+        usize::try_from(self.0.as_ref()?.tenant.block.limits.decoded_at_once()?).ok()
     }
 
     /// Counts the request as larger than its tenant's limits allow, which was seen before its items were
     /// known.
     pub fn too_large(&self) {
         if let Some(early) = &self.0 {
-            early.account.add_refused_request(RefusedReason::TooLarge);
+            early.tenant.account.add_refused_request(RefusedReason::TooLarge);
         }
     }
 
     fn of(&self, tenant: &Tenant) -> Option<&Early> {
-        self.0.as_deref().filter(|early| early.tenant == tenant.id)
+        self.0.as_deref().filter(|early| early.tenant.id == tenant.id)
     }
 }
 
-fn early(directory: &Directory, tenant: &Tenant, announced: Option<u64>) -> Result<Early, Over> {
-    let max_bytes = tenant.block.limits.max_request_bytes;
-    let max_decoded = tenant.block.limits.decoded_at_once();
-    let id = tenant.id.clone();
-    let account = tenant.account.clone();
-    let mut early = Early { tenant: id, account, max_bytes, max_decoded, is_charged: false, held: None };
-    let Some((meter, limits)) = directory.meter(tenant) else { return Ok(early) };
-    let announced = announced.filter(|_| limits.max_in_flight_bytes.is_some());
-    early.held = announced.map(|bytes| meter.hold(limits, bytes)).transpose()?;
-    let charge = Charge { requests: 1, bytes: 0, signal: crate::otlp::Signal::Traces, items: 0 };
-    meter.charge(limits, &charge, Instant::now())?;
-    early.is_charged = true;
-    Ok(early)
+fn early(directory: &Directory, tenant: Arc<Tenant>, announced: Option<u64>) -> Result<Early, Over> {
+    let metered = directory.meter(&tenant);
+    let mut held = None;
+    if let Some((meter, block)) = &metered {
+        let limits = &block.limits;
+        let announced = announced.filter(|_| limits.max_in_flight_bytes.is_some());
+        held = announced.map(|bytes| meter.hold(limits, bytes)).transpose()?;
+        let charge = Charge { requests: 1, bytes: 0, signal: crate::otlp::Signal::Traces, items: 0 };
+        meter.charge(limits, &charge, Instant::now())?;
+    }
+    Ok(Early { tenant, metered, held })
 }
 
 fn refused(tenant: &Tenant, over: Over) -> LimitRefused {
@@ -163,7 +159,7 @@ pub struct Admission {
 
 #[derive(Debug)]
 struct Taken {
-    limits: Limits,
+    block: Arc<Block>,
     meter: Arc<Meter>,
     charge: Charge,
     _held: Option<InFlight>,
@@ -245,14 +241,16 @@ impl Admission {
         if share.bytes > most {
             return Err(Over::Never { limit: "max_request_bytes", most });
         }
-        let Some((meter, limits)) = directory.meter(owner) else { return Ok(()) };
         let early = self.pass.of(owner);
+        let known = early.and_then(|early| early.metered.clone());
+        let Some((meter, block)) = known.or_else(|| directory.meter(owner)) else { return Ok(()) };
+        let limits = &block.limits;
         let held = match early.and_then(|early| early.held.as_ref()) {
             Some(held) => held.resize(limits, share.bytes).map(|()| None)?,
             None => limits.max_in_flight_bytes.map(|_| meter.hold(limits, share.bytes)).transpose()?,
         };
         let charge = Charge {
-            requests: u64::from(early.is_none_or(|early| !early.is_charged)),
+            requests: u64::from(early.is_none_or(|early| early.metered.is_none())),
             bytes: share.cost,
             signal: draft.signal(),
             items: draft.group_items(group),
@@ -261,7 +259,7 @@ impl Admission {
         if let Left::Little { limit } = left {
             self.message.get_or_insert(format!("tenant `{}` is near its limit {limit}", owner.id));
         }
-        self.taken.push(Taken { limits: limits.clone(), meter, charge, _held: held });
+        self.taken.push(Taken { block, meter, charge, _held: held });
         Ok(())
     }
 
@@ -296,9 +294,9 @@ impl Admission {
 
     /// The request itself was work, so it stays charged unless nothing was done for it.
     fn give_back(&mut self, requests: bool) {
-        for Taken { limits, meter, charge, .. } in self.taken.drain(..) {
+        for Taken { block, meter, charge, .. } in self.taken.drain(..) {
             let requests = if requests { charge.requests } else { 0 };
-            meter.refund(&limits, &Charge { requests, ..charge });
+            meter.refund(&block.limits, &Charge { requests, ..charge });
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::authentication::{Caller, Callers};
 use crate::flow::Flow;
 use crate::identity::TenantId;
 use crate::outcome::Account;
-use crate::policies::{Block, Claim, Enrichment, Limits, OnMismatch, Plan};
+use crate::policies::{Block, Claim, Enrichment, OnMismatch, Plan};
 
 /// How many tenants are remembered with what holds for them; more are looked up anew each time.
 const REMEMBERED: u64 = 10_000;
@@ -101,21 +101,20 @@ impl Directory {
         self.limits_anybody
     }
 
-    /// Where a tenant is charged, and under which limits; `None`: it has none.
-    pub(super) fn meter<'a>(&'a self, tenant: &'a Tenant) -> Option<(Arc<Meter>, &'a Limits)> {
-        let limits = &tenant.block.limits;
-        if !limits.meters() {
+    /// Where a tenant is charged, and under whose limits; `None`: it has none.
+    pub(super) fn meter(&self, tenant: &Tenant) -> Option<(Arc<Meter>, Arc<Block>)> {
+        if !tenant.block.limits.meters() {
             return None;
         }
         let meters = self.table.meters();
         let is_told_apart = tenant.seat.as_ref().is_none_or(|seat| seat.class != Class::Overflow);
         let metered = match is_told_apart {
-            true => meters.of(&tenant.id, Instant::now()),
+            true => meters.of(&tenant.id, Instant::now),
             false => meters.shared(&tenant.id),
         };
         Some(match metered {
-            Metered::Own(meter) => (meter, limits),
-            Metered::Shared(meter) => (meter, &self.plan.block(TenantId::overflow().as_str()).limits),
+            Metered::Own(meter) => (meter, tenant.block.clone()),
+            Metered::Shared(meter) => (meter, self.plan.block(TenantId::overflow().as_str()).clone()),
         })
     }
 

@@ -57,12 +57,13 @@ impl Meters {
         }
     }
 
-    /// The meter of a tenant, made at first sight.
-    pub fn of(&self, tenant: &TenantId, now: Instant) -> Metered {
+    /// The meter of a tenant, made at first sight, for which the time is asked.
+    pub fn of(&self, tenant: &TenantId, now: impl Fn() -> Instant) -> Metered {
         if let Some(meter) = self.find(tenant) {
             return Metered::Own(meter);
         }
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        let now = now();
         if tenants.len() >= self.capacity && self.may_sweep(now) {
             // Nobody can take a meter out of the table meanwhile, so one held once is held by the table.
             tenants.retain(|_, meter| Arc::strong_count(meter) > 1 || !meter.is_idle(now));
@@ -108,7 +109,7 @@ mod tests {
         let (meters, start) = (Meters::with_capacity(2), Instant::now());
         let limits = Limits { requests_per_second: Some(1.0), ..Limits::default() };
         let charge = Charge { requests: 1, bytes: 0, signal: Signal::Logs, items: 0 };
-        let own = |tenant: &str, now| match meters.of(&id(tenant), now) {
+        let own = |tenant: &str, now| match meters.of(&id(tenant), || now) {
             Metered::Own(meter) => Some(meter),
             Metered::Shared(_) => None,
         };

@@ -437,7 +437,7 @@ mod tests {
             burst: Duration::from_secs(60),
             ..crate::policies::Limits::default()
         };
-        let Metered::Own(meter) = tenants.meters().of(&id("slow"), start) else {
+        let Metered::Own(meter) = tenants.meters().of(&id("slow"), || start) else {
             panic!("a table with room")
         };
         let charge = Charge { requests: 1, bytes: 0, signal: Signal::Logs, items: 0 };

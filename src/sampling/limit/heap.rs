@@ -219,9 +219,13 @@ impl Heap {
     }
 }
 
-/// Costs by class, in one piece of memory, because all caps together are more than a processor's caches hold.
+/// Costs by class. All caps together are more than a processor's caches hold: so costs come as a list, line
+/// after line, and are added up when the list is full or something is to be excluded, which in most ticks is
+/// never.
 #[derive(Debug, Default)]
 struct Classes {
+    /// Place and cost of an item each.
+    fresh: Vec<u32>,
     /// Lowest randomness first: most items are in the first few hundred classes. A class counts up to 2^32 - 1
     /// units of cost a tick.
     costs: Vec<u32>,
@@ -229,18 +233,42 @@ struct Classes {
     lowest: usize,
 }
 
+/// How many items are listed before they are added up.
+const FRESH: usize = 1024;
+/// The bits of a listed item that are its cost; the others are its place.
+const COST_BITS: u32 = 20;
+
 impl Classes {
     fn add(&mut self, randomness: u64, cost: f64) {
-        let place = place(class(randomness));
+        let (place, cost) = (place(class(randomness)), cost as u32);
+        if cost >> COST_BITS > 0 {
+            return self.count(place, cost);
+        }
+        if self.fresh.len() == FRESH {
+            self.count_fresh();
+        }
+        self.fresh.push((place as u32) << COST_BITS | cost);
+    }
+
+    fn count_fresh(&mut self) {
+        let mut fresh = std::mem::take(&mut self.fresh);
+        for item in fresh.drain(..) {
+            self.count((item >> COST_BITS) as usize, item & ((1 << COST_BITS) - 1));
+        }
+        self.fresh = fresh;
+    }
+
+    fn count(&mut self, place: usize, cost: u32) {
         if place >= self.costs.len() {
             self.costs.resize(place + 1, 0);
         }
-        self.costs[place] = self.costs[place].saturating_add(cost as u32);
+        self.costs[place] = self.costs[place].saturating_add(cost);
         self.lowest = self.lowest.min(place);
     }
 
     /// The class of lowest randomness: the highest randomness it may hold, and its costs.
     fn lowest(&mut self) -> Option<(u64, f64)> {
+        self.count_fresh();
         let rest = self.costs.get(self.lowest..)?;
         self.lowest += rest.iter().position(|cost| *cost > 0)?;
         Some((highest(place(self.lowest)), f64::from(self.costs[self.lowest])))
@@ -258,6 +286,7 @@ impl Classes {
         self.costs.truncate(used);
         self.costs.shrink_to(2 * used);
         self.costs.fill(0);
+        self.fresh.clear();
         self.lowest = 0;
     }
 }
