@@ -1,9 +1,9 @@
 //! One revision of the policies and the tenants met under it.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use moka::sync::Cache;
 use tokio::time::Instant;
 
 use super::limits::Meter;
@@ -15,8 +15,8 @@ use crate::identity::TenantId;
 use crate::outcome::Account;
 use crate::policies::{Block, Claim, Enrichment, OnMismatch, Plan};
 
-/// How many tenants are remembered with what holds for them; more are looked up anew each time.
-const REMEMBERED: u64 = 10_000;
+/// How many tenants are remembered with what holds for them; one more, and all are looked up anew.
+const REMEMBERED: usize = 10_000;
 
 /// A tenant as the data path needs it.
 #[derive(Debug)]
@@ -64,7 +64,9 @@ pub struct Stored {
 pub struct Directory {
     plan: Arc<Plan>,
     table: Arc<Tenants>,
-    tenants: Cache<TenantId, Arc<Tenant>>,
+    /// Whom requests were for. Nothing is noted when one is looked up, unlike in a cache that knows which it
+    /// may forget: with thousands of tenants that costs more than to begin again now and then.
+    tenants: RwLock<HashMap<TenantId, Arc<Tenant>>>,
     unattributed: Arc<Tenant>,
     callers: Arc<Callers>,
     limits_anybody: bool,
@@ -87,7 +89,7 @@ impl Directory {
         });
         let callers = Arc::new(Callers::new(plan.clone()));
         let limits_anybody = plan.limits_anybody();
-        let (table, tenants) = (table.clone(), Cache::new(REMEMBERED));
+        let (table, tenants) = (table.clone(), RwLock::default());
         Self { plan, table, tenants, unattributed, callers, limits_anybody }
     }
 
@@ -135,7 +137,7 @@ impl Directory {
 
     /// Why a tenant is told apart or not, if that is known, and whether a sender proved to send for it.
     pub fn standing(&self, id: &TenantId) -> (Option<Class>, bool) {
-        if let Some(tenant) = self.tenants.get(id) {
+        if let Some(tenant) = self.met(id.as_str()) {
             return (tenant.seat.as_ref().map(|seat| seat.class), tenant.is_authenticated());
         }
         let listed = self.plan.configured_tenants().any(|listed| listed == id.as_str());
@@ -182,7 +184,7 @@ impl Directory {
 
     /// A tenant met before, if its place in the table still is what it was.
     fn known(&self, id: &str, proven: bool) -> Option<Arc<Tenant>> {
-        let tenant = self.tenants.get(id).filter(|tenant| tenant.proven || !proven)?;
+        let tenant = self.met(id).filter(|tenant| tenant.proven || !proven)?;
         let is_current = |seat: &Seat| self.table.is_current(&tenant.id, seat, tenant.proven);
         tenant.seat.as_ref().is_none_or(is_current).then_some(tenant)
     }
@@ -198,7 +200,42 @@ impl Directory {
             proven,
             authenticated: AtomicBool::new(false),
         });
-        self.tenants.insert(id.clone(), tenant.clone());
+        let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        let is_full = tenants.len() >= REMEMBERED && !tenants.contains_key(id);
+        let forgotten = is_full.then(|| std::mem::take(&mut *tenants));
+        tenants.insert(id.clone(), tenant.clone());
+        drop(tenants);
+        drop(forgotten);
         tenant
+    }
+
+    fn met(&self, id: &str) -> Option<Arc<Tenant>> {
+        self.tenants.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::Ledger;
+    use crate::policies;
+    use crate::yaml::Source;
+
+    #[test]
+    fn one_tenant_too_many_is_met_and_all_others_are_met_again() {
+        let source = Source::new("test", "version: 1\nrules: []\ntenants: { acme: {} }\n".to_owned());
+        let (plan, _) = policies::parse(&source, jiff::Timestamp::UNIX_EPOCH).unwrap();
+        let plan = Arc::new(plan);
+        let directory = Directory::new(plan.clone(), &Tenants::new(&Arc::<Ledger>::default(), &plan, 10));
+        let acme = directory.named("acme", true).unwrap();
+        let invent = |range: std::ops::Range<usize>| {
+            range.for_each(|n| assert!(directory.named(&format!("invented-{n}"), false).is_some()));
+        };
+        invent(1..REMEMBERED);
+        assert!(Arc::ptr_eq(&acme, &directory.named("acme", true).unwrap()), "remembered");
+        invent(REMEMBERED..REMEMBERED + 10);
+        let again = directory.named("acme", true).unwrap();
+        assert!(!Arc::ptr_eq(&acme, &again) && Arc::ptr_eq(&acme.account, &again.account));
+        assert!(directory.tenants.read().unwrap().len() < 20);
     }
 }
