@@ -23,6 +23,8 @@ receivers:
 exporters:
   otlp_grpc: { endpoint: '{sink}', tls: { insecure: true } }
 service:
+  # Every event is waited for, and there are more of a kind than are said in ten seconds.
+  telemetry: { logs: { sampling: { enabled: false } } }
   pipelines:
     traces: { receivers: [otlp], exporters: [otlp_grpc] }
 ";
