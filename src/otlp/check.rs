@@ -14,6 +14,8 @@ use crate::wire::{self, BYTES, FIXED64, Flaw, Reader, VARINT, is_utf8};
 pub(super) struct Tally {
     /// Estimated bytes of the messages decoded.
     pub(super) cost: usize,
+    /// The most of them. Held against `cost` where messages are unlike those of SDKs, and by the walk after each item.
+    pub(super) budget: usize,
     /// Met a legal shape that cannot be read or edited by ranges.
     pub(super) odd: bool,
     /// The keys of all attributes met.
@@ -73,6 +75,11 @@ pub(super) fn skip_unknown(reader: &mut Reader<'_>, key: u32, known: u32, depth:
 }
 
 impl Tally {
+    #[inline(always)]
+    pub(super) fn check_budget(&self) -> Result<(), Flaw> {
+        if self.cost > self.budget { Err(Flaw::Budget) } else { Ok(()) }
+    }
+
     /// Checks a `KeyValue`; `depth` is how many more levels of messages may nest below it.
     #[inline(always)]
     pub(super) fn attribute(&mut self, message: &[u8], depth: usize) -> Result<(), Flaw> {
@@ -95,6 +102,7 @@ impl Tally {
 
     #[inline(never)]
     fn attribute_slow(&mut self, message: &[u8], depth: usize) -> Result<(), Flaw> {
+        self.check_budget()?;
         let mut reader = Reader::new(message);
         let (mut keys, mut values) = (0, 0);
         while let Some(key) = reader.key()? {
@@ -138,6 +146,7 @@ impl Tally {
 
     #[inline(never)]
     fn value_slow(&mut self, message: &[u8], depth: usize) -> Result<(), Flaw> {
+        self.check_budget()?;
         let mut reader = Reader::new(message);
         let mut values = 0;
         while let Some(key) = reader.key()? {
@@ -184,6 +193,7 @@ impl Tally {
     /// Checks a message by its table; `depth` is how many more levels may nest below it.
     pub(super) fn message(&mut self, message: &[u8], shape: &Shape, depth: usize) -> Result<(), Flaw> {
         self.cost += shape.cost;
+        self.check_budget()?;
         let mut reader = Reader::new(message);
         while let Some(key) = reader.key()? {
             let kind = shape.fields.get((key >> 3) as usize).copied().unwrap_or(Kind::Unknown);

@@ -46,6 +46,8 @@ impl From<Flaw> for Malformed {
             Flaw::WireType => Malformed::WireType,
             Flaw::Utf8 => Malformed::Utf8,
             Flaw::Depth => Malformed::Depth,
+            // Who walks says how much was allowed.
+            Flaw::Budget => Malformed::Budget { limit: 0 },
         }
     }
 }

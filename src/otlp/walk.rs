@@ -25,7 +25,6 @@ pub(super) struct Walk<'i, 'b> {
     index: &'i mut Index,
     bytes: &'b [u8],
     tally: Tally,
-    budget: usize,
     /// Bytes of the index so far.
     noted: usize,
     index_budget: usize,
@@ -37,12 +36,12 @@ impl<'i, 'b> Walk<'i, 'b> {
     pub(super) fn new(index: &'i mut Index, bytes: &'b [u8], limits: &Limits) -> Self {
         let depth = limits.max_depth.clamp(16, Limits::MAX_DEPTH);
         // Strings and numbers together are never longer than the request.
-        let tally = Tally { cost: bytes.len(), ..Tally::default() };
+        let budget = limits.decoded_budget.min(Limits::decoded_budget_of(bytes.len()));
+        let tally = Tally { cost: bytes.len(), budget, ..Tally::default() };
         Self {
             index,
             bytes,
             tally,
-            budget: limits.decoded_budget.min(Limits::decoded_budget_of(bytes.len())),
             noted: 0,
             index_budget: limits.index_budget.min(Limits::index_budget_of(bytes.len())),
             depth,
@@ -53,7 +52,15 @@ impl<'i, 'b> Walk<'i, 'b> {
     ///
     /// # Errors
     /// [`Malformed`], with the index left half filled.
-    pub(super) fn request(mut self, signal: Signal) -> Result<Tally, Malformed> {
+    pub(super) fn request(self, signal: Signal) -> Result<Tally, Malformed> {
+        let limit = self.tally.budget;
+        self.resources(signal).map_err(|malformed| match malformed {
+            Malformed::Budget { .. } => Malformed::Budget { limit },
+            other => other,
+        })
+    }
+
+    fn resources(mut self, signal: Signal) -> Result<Tally, Malformed> {
         let resources = self.foresee::<ResourceAt>(self.bytes, FIRST, self.bytes.len())?;
         make_room(&mut self.index.resources, resources);
         let mut reader = Reader::new(self.bytes);
@@ -78,9 +85,7 @@ impl<'i, 'b> Walk<'i, 'b> {
     /// `read` is how far the walk has come.
     #[inline(always)]
     fn check_budget(&self, read: usize) -> Result<(), Malformed> {
-        if self.tally.cost > self.budget {
-            return Err(Malformed::Budget { limit: self.budget });
-        }
+        self.tally.check_budget()?;
         if self.noted > self.index_budget + read { Err(Malformed::TooDense) } else { Ok(()) }
     }
 

@@ -58,4 +58,7 @@ pub enum Flaw {
     /// Nested deeper than the caller allows.
     #[error("nested deeper than the limit")]
     Depth,
+    /// Decoded, it would cost more memory than the caller allows.
+    #[error("decoded, it would be larger than the limit")]
+    Budget,
 }
