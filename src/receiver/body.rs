@@ -168,6 +168,12 @@ impl Gathered {
                 joined
             }
         };
+        if joined.capacity() - joined.len() < piece.len() {
+            // Who has sent so much means the rest too; to grow by doubling would hold the body twice.
+            let rest = expected(self.shape, joined)
+                .map_or(0, |expected| expected.saturating_sub(joined.len() as u64));
+            joined.reserve(usize::try_from(rest).unwrap_or(0).max(piece.len()));
+        }
         joined.extend_from_slice(piece);
     }
 
