@@ -184,7 +184,9 @@ impl Tally {
                 self.attribute(element, inside)?;
             } else {
                 self.cost += size_of::<AnyValue>();
-                self.value(element, inside)?;
+                if !element.is_empty() {
+                    self.value(element, inside)?;
+                }
             }
         }
         Ok(())
