@@ -1,9 +1,8 @@
 //! Where each item ended: the conservation law, kept per tenant and signal.
 //!
-//! `received + copied + recovered = refused + sampled_out + sent + dropped + stored + queued`, in items,
-//! whenever no request is being worked on. `copied` counts what a second exporter or pipeline makes of one
-//! item; what a log on disk keeps at the end is `stored`, and `recovered` at the next start. Nothing
-//! here decides anything; the reasons are closed sets so that they can be metric labels.
+//! `received + copied + recovered = refused + sampled_out + sent + dropped + stored + queued`, in items, whenever no
+//! request is being worked on. `copied` counts what a second exporter or pipeline makes of one item; what a log on disk
+//! keeps at the end is `stored`, and `recovered` at the next start. Not here: decisions; reasons become metric labels.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -150,7 +150,8 @@ pub(crate) fn measure(binary: &Path) -> Vec<Figure> {
         bound: Bound::AtMost(bound),
     };
     vec![
-        at_most("pods_110_added_mib", node - nobody, 4.0),
+        at_most("pods_110_over_no_pods_mib", node - nobody, 4.0),
+        at_most("pods_110_over_no_watch_mib", node - none, 4.0),
         // What kube's own reflector of metadata takes is 99 MiB, of whole pods 297.
         at_most("pods_10000_resident_mib", whole, 40.0),
         at_most("pod_lookup_ns", found.max(unknown), 1000.0),

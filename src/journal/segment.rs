@@ -11,8 +11,6 @@ pub(super) struct Segment {
     pub(super) identity: Identity,
     /// One past the last ordinal that counts.
     pub(super) count: u32,
-    /// One past the last ordinal that was written in vain; as `count` if there is none.
-    void: u32,
     ended: Vec<u64>,
     /// Records that have not ended.
     pub(super) live: u64,
@@ -42,7 +40,6 @@ impl Segment {
         Self {
             identity,
             count: 0,
-            void: 0,
             ended: Vec::new(),
             live: 0,
             live_bytes: 0,
@@ -88,24 +85,25 @@ impl Segment {
     /// What may have been written behind the last record that counts, up to this sequence number, has ended: it
     /// must not come back, least of all a copy of what has ended elsewhere meanwhile.
     pub(super) fn void(&mut self, end: u64) {
-        self.void = u32::try_from(end.saturating_sub(self.identity.base)).unwrap_or(u32::MAX);
-        for ordinal in self.count..self.void {
-            if self.mark(ordinal) {
-                self.fresh.push(self.identity.base + u64::from(ordinal));
-            }
-        }
+        let end = u32::try_from(end.saturating_sub(self.identity.base)).unwrap_or(u32::MAX);
+        self.mark_all(self.count..end);
     }
 
     /// Of the records that count, those that are not `there`, in order, have ended: they are lost.
     pub(super) fn end_all_but(&mut self, there: impl Iterator<Item = u32>) {
         let mut next = 0;
         for ordinal in there.chain([self.count]) {
-            for lost in next..ordinal {
-                if self.mark(lost) {
-                    self.fresh.push(self.identity.base + u64::from(lost));
-                }
-            }
+            self.mark_all(next..ordinal);
             next = ordinal + 1;
+        }
+    }
+
+    /// These are not live and have ended.
+    fn mark_all(&mut self, ordinals: Range<u32>) {
+        for ordinal in ordinals {
+            if self.mark(ordinal) {
+                self.fresh.push(self.identity.base + u64::from(ordinal));
+            }
         }
     }
 
@@ -130,9 +128,9 @@ impl Segment {
         self.identity.follows..self.next()
     }
 
-    /// All that has ended, as ranges.
+    /// All that has ended, as ranges; what was written in vain too.
     pub(super) fn ended(&self) -> Vec<Range<u64>> {
-        let ordinals = (0..self.count.max(self.void)).filter(|ordinal| self.has_ended(*ordinal));
+        let ordinals = (0..self.ended.len() as u32 * 64).filter(|ordinal| self.has_ended(*ordinal));
         ranges(ordinals.map(|ordinal| self.identity.base + u64::from(ordinal)))
     }
 

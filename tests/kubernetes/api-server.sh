@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds kube-apiserver and etcd from their Go modules (six minutes on two cores, once), starts them on loopback and
 # holds against them what the tests otherwise hold against a double or a schema: the renders of the chart, the rights
-# it grants, and tests/it/real_api_server.rs. No kubelet: no pod runs. `./test --long kubernetes` calls this.
+# it grants, and tests/it/real_api_server.rs. No kubelet: no pod runs. `./test --long kubernetes` calls this. Needs Go
+# and openssl.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

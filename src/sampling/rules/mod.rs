@@ -251,8 +251,7 @@ impl Evaluator {
         let found = self.walk(plan, item);
         let is_unmarked = self.signal == Signal::Traces && item.trace_state.is_empty();
         let is_free = self.shadows.is_empty() && !limiter.is_active();
-        let is_certain = is_unmarked && found.probability >= 1.0;
-        if is_certain && is_free {
+        if is_unmarked && found.probability >= 1.0 && is_free {
             return Decision::certain(&found);
         }
         let marks = Marks::of(item, self.signal, found.probability < 1.0 || !is_free);
