@@ -12,6 +12,7 @@
 pub mod cgroup;
 pub mod compression;
 pub mod identity;
+pub mod table;
 pub mod tasks;
 pub mod units;
 pub mod wire;
@@ -40,6 +41,7 @@ pub mod authentication;
 // layer: decisions and buffers
 pub mod queue;
 pub mod sampling;
+// layer: whose data
 pub mod tenant;
 // layer: components
 pub mod exporter;

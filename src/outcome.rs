@@ -138,19 +138,20 @@ reasons!(Trimmed {
     Link => "link",
 });
 
-/// The books of one tenant and signal, in items.
+/// The books of one tenant and signal, in items. What every request writes stands together.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub struct Column {
     received: AtomicU64,
-    copied: AtomicU64,
-    recovered: AtomicU64,
-    refused: [AtomicU64; RefusedReason::ALL.len()],
     sampled_out: AtomicU64,
-    sent: AtomicU64,
-    dropped: [AtomicU64; DroppedReason::ALL.len()],
-    stored: AtomicU64,
     queued: AtomicU64,
     queued_bytes: AtomicU64,
+    sent: AtomicU64,
+    copied: AtomicU64,
+    recovered: AtomicU64,
+    stored: AtomicU64,
+    refused: [AtomicU64; RefusedReason::ALL.len()],
+    dropped: [AtomicU64; DroppedReason::ALL.len()],
 }
 
 impl Column {
@@ -473,8 +474,7 @@ mod tests {
         held.signal(Signal::Logs).add_received(1);
         ledger.account(&id("b")).signal(Signal::Logs).add_received(2);
         let labels = || ledger.accounts().iter().map(|a| a.label().to_string()).collect::<Vec<_>>();
-        ledger.close(&id("a"));
-        ledger.close(&id("b"));
+        ["a", "b"].iter().for_each(|text| ledger.close(&id(text)));
         assert_eq!(labels(), ["a", "_overflow"]);
         held.signal(Signal::Logs).add_received(4);
         assert!(Arc::ptr_eq(&held, &ledger.account(&id("a"))), "who comes back goes on");

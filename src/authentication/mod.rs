@@ -181,20 +181,16 @@ impl Verifiers {
         Ok(())
     }
 
-    /// The headers that carry credentials under a plan.
-    pub fn credential_headers(&self, plan: &Plan) -> Vec<HeaderName> {
-        let mut headers = Vec::new();
-        for source in &plan.identity.authenticate {
-            let header = match (source, source.verifier().and_then(|id| self.0.get(id))) {
-                (ProofSource::Mtls { .. } | ProofSource::Pod { .. }, _) => continue,
-                (_, Some(Verifier::ApiKeys(keys))) => keys.header().clone(),
-                _ => AUTHORIZATION,
-            };
-            if !headers.contains(&header) {
-                headers.push(header);
+    /// The headers that carry credentials under a plan; one of several sources is named by each.
+    pub fn credential_headers<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = &'a HeaderName> {
+        static BEARER: HeaderName = AUTHORIZATION;
+        plan.identity.authenticate.iter().filter_map(|source| {
+            match (source, source.verifier().and_then(|id| self.0.get(id))) {
+                (ProofSource::Mtls { .. } | ProofSource::Pod { .. }, _) => None,
+                (_, Some(Verifier::ApiKeys(keys))) => Some(keys.header()),
+                _ => Some(&BEARER),
             }
-        }
-        headers
+        })
     }
 }
 

@@ -38,11 +38,13 @@ pub use catalog::{Definition, Kind, metrics_reference, metrics_table};
 pub use families::{Families, Family, Point, Value};
 pub use logging::LogFormat;
 pub use metrics::WatchMetrics;
-pub use models::ModelMetrics;
+pub use models::{ModelMetrics, TenantModels};
 pub use own_resource::OwnResource;
 pub use pods::{ListMetrics, LookupFor, LookupOutcome, PodMetrics, Watched};
 pub use policies::PoliciesMetrics;
-pub use sampling::{BudgetThreshold, Decision, RandomnessMetrics, RuleMetrics, SamplingMetrics};
+pub use sampling::{
+    BudgetThreshold, Decision, RandomnessMetrics, RuleMetrics, SamplingMetrics, TenantSampling,
+};
 pub use stalls::{Progress, WindowStalls};
 pub use storage::{StorageUsage, StorageWatch};
 pub use traces::Traces;

@@ -20,31 +20,30 @@ const MAX_LABEL: usize = 128;
 /// All counters of models.
 #[derive(Debug, Default)]
 pub struct ModelMetrics {
-    tenants: RwLock<HashMap<TenantId, Arc<Tenant>>>,
+    tenants: RwLock<HashMap<TenantId, Arc<TenantModels>>>,
     series: AtomicUsize,
 }
 
-/// The versions of each model of one tenant.
+/// The counters of one tenant, by model and version.
 #[derive(Debug, Default)]
-struct Tenant(RwLock<HashMap<Box<str>, Versions>>);
+pub struct TenantModels(RwLock<Vec<Version>>);
 
-type Versions = HashMap<Box<str>, Counter>;
+#[derive(Debug)]
+struct Version {
+    model: Box<str>,
+    version: Box<str>,
+    items: Counter,
+}
 
 impl ModelMetrics {
     /// The most series of all tenants together.
     pub const MAX_SERIES: usize = 10_000;
 
-    /// Counts items of a model; `most` is how many versions of this tenant are told apart.
-    pub fn count(&self, tenant: &TenantId, (name, version): (&str, &str), most: u64, items: u64) {
-        let of_tenant = self.tenants.read().unwrap_or_else(PoisonError::into_inner).get(tenant).cloned();
-        let of_tenant = of_tenant.unwrap_or_else(|| self.tenant(tenant));
-        let (name, version) = (label(name), label(version));
-        if !of_tenant.add(name, version, items) {
-            self.open(&of_tenant, (name, version), most).add(items);
+    /// The counters of a tenant's label; the same for the same label.
+    pub fn of(&self, tenant: &TenantId) -> Arc<TenantModels> {
+        if let Some(found) = self.tenants.read().unwrap_or_else(PoisonError::into_inner).get(tenant) {
+            return found.clone();
         }
-    }
-
-    fn tenant(&self, tenant: &TenantId) -> Arc<Tenant> {
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
         let is_full = self.series.load(Ordering::Relaxed) >= Self::MAX_SERIES;
         let key =
@@ -52,54 +51,61 @@ impl ModelMetrics {
         tenants.entry(key).or_default().clone()
     }
 
+    /// Counts items of a model; `most` is how many versions of this tenant are told apart.
+    pub fn count(&self, tenant: &TenantModels, (name, version): (&str, &str), most: u64, items: u64) {
+        let (name, version) = (label(name), label(version));
+        if !tenant.add(name, version, items) {
+            self.open(tenant, (name, version), most).add(items);
+        }
+    }
+
     /// The counter of a model met for the first time.
-    fn open(&self, tenant: &Tenant, (name, version): (&str, &str), most: u64) -> Counter {
-        let mut models = tenant.0.write().unwrap_or_else(PoisonError::into_inner);
-        let told_apart =
-            |versions: &Versions| versions.keys().filter(|version| &***version != OTHER).count() as u64;
-        let known: u64 = models.values().map(told_apart).sum();
+    fn open(&self, tenant: &TenantModels, (name, version): (&str, &str), most: u64) -> Counter {
+        let mut versions = tenant.0.write().unwrap_or_else(PoisonError::into_inner);
+        let known = versions.iter().filter(|known| &*known.version != OTHER).count() as u64;
         let is_full = known >= most || self.series.load(Ordering::Relaxed) >= Self::MAX_SERIES;
-        let (name, version) = match is_full {
+        let (model, version) = match is_full {
             false => (name, version),
-            true if models.contains_key(name) => (name, OTHER),
+            true if versions.iter().any(|known| &*known.model == name) => (name, OTHER),
             true => (OTHER, OTHER),
         };
-        let versions = models.entry(name.into()).or_default();
-        let counter = versions.entry(version.into()).or_insert_with(|| {
+        let place = place(&versions, model, version).unwrap_or_else(|place| {
             self.series.fetch_add(1, Ordering::Relaxed);
-            Counter::default()
+            let (model, version) = (model.into(), version.into());
+            versions.insert(place, Version { model, version, items: Counter::default() });
+            place
         });
-        counter.clone()
+        versions[place].items.clone()
     }
 
     pub(super) fn read(&self, families: &mut Families) {
-        let tenants: BTreeMap<TenantId, Arc<Tenant>> = {
+        let tenants: BTreeMap<TenantId, Arc<TenantModels>> = {
             let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
             tenants.iter().map(|(id, tenant)| (id.clone(), tenant.clone())).collect()
         };
         for (id, tenant) in tenants {
-            let models = tenant.0.read().unwrap_or_else(PoisonError::into_inner);
-            let sorted: BTreeMap<_, _> = models.iter().collect();
-            for (name, versions) in sorted {
-                let versions: BTreeMap<_, _> = versions.iter().collect();
-                for (version, counter) in versions {
-                    families.add(&catalog::MODEL_ITEMS, &[id.as_str(), name, version], counter.get());
-                }
+            for known in tenant.0.read().unwrap_or_else(PoisonError::into_inner).iter() {
+                let labels = [id.as_str(), &known.model, &known.version];
+                families.add(&catalog::MODEL_ITEMS, &labels, known.items.get());
             }
         }
     }
 }
 
-impl Tenant {
+impl TenantModels {
     /// Counts items of a model met before.
-    fn add(&self, name: &str, version: &str, items: u64) -> bool {
-        let models = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let counter = models.get(name).and_then(|versions| versions.get(version));
-        counter.is_some_and(|counter| {
-            counter.add(items);
+    fn add(&self, model: &str, version: &str, items: u64) -> bool {
+        let versions = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        place(&versions, model, version).is_ok_and(|place| {
+            versions[place].items.add(items);
             true
         })
     }
+}
+
+/// Where a version stands, or would, among all in order.
+fn place(versions: &[Version], model: &str, version: &str) -> Result<usize, usize> {
+    versions.binary_search_by(|known| (&*known.model, &*known.version).cmp(&(model, version)))
 }
 
 fn label(text: &str) -> &str {
@@ -113,7 +119,7 @@ mod tests {
     #[test]
     fn versions_past_a_tenants_bound_share_a_label() {
         let models = ModelMetrics::default();
-        let tenant = TenantId::unattributed();
+        let tenant = models.of(&TenantId::unattributed());
         for version in 0..30 {
             models.count(&tenant, ("ranker", &format!("v{version}")), 20, 1);
         }

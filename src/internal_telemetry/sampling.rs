@@ -1,11 +1,10 @@
 //! What sampling decided, by tenant, signal and rule, in a bounded number of series.
 //!
-//! A processor asks for its counters once for a tenant and rule and then only adds. Past
-//! [`SamplingMetrics::MAX_SERIES`] the tenant becomes `_overflow`, then the rule too.
+//! Past [`SamplingMetrics::MAX_SERIES`] the tenant becomes `_overflow`, then the rule too.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::catalog::{self, Definition};
 use super::families::Families;
@@ -102,7 +101,37 @@ pub struct RandomnessMetrics {
     pub oversized_traces: Counter,
 }
 
-type RuleKey = (TenantId, Signal, Arc<str>);
+/// The counters of one tenant.
+#[derive(Debug, Default)]
+pub struct TenantSampling {
+    /// In order; few rules decide about one tenant's items.
+    rules: RwLock<Vec<RuleSeries>>,
+    randomness: OnceLock<RandomnessMetrics>,
+}
+
+#[derive(Debug)]
+struct RuleSeries {
+    signal: Signal,
+    rule: Arc<str>,
+    counters: Arc<RuleMetrics>,
+}
+
+impl TenantSampling {
+    /// What is odd about the randomness of its items.
+    pub fn randomness(&self) -> &RandomnessMetrics {
+        self.randomness.get_or_init(RandomnessMetrics::default)
+    }
+
+    fn find(&self, signal: Signal, rule: &str) -> Option<Arc<RuleMetrics>> {
+        let rules = read(&self.rules);
+        place(&rules, signal, rule).ok().map(|place| rules[place].counters.clone())
+    }
+}
+
+/// Where the series of a rule stands, or would, among all in order.
+fn place(rules: &[RuleSeries], signal: Signal, rule: &str) -> Result<usize, usize> {
+    rules.binary_search_by(|series| (series.signal, &*series.rule).cmp(&(signal, rule)))
+}
 
 /// A budget that leaves items out.
 #[derive(Debug, Clone, PartialEq)]
@@ -122,14 +151,13 @@ type Thresholds = Box<dyn Fn() -> Vec<BudgetThreshold> + Send + Sync>;
 #[derive(Default)]
 pub struct SamplingMetrics {
     thresholds: RwLock<Option<Thresholds>>,
-    rules: RwLock<HashMap<RuleKey, Arc<RuleMetrics>>>,
-    tenants: RwLock<HashMap<TenantId, Arc<RandomnessMetrics>>>,
+    tenants: RwLock<HashMap<TenantId, Arc<TenantSampling>>>,
+    series: AtomicUsize,
 }
 
 impl std::fmt::Debug for SamplingMetrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner).len();
-        f.debug_struct("SamplingMetrics").field("rules", &rules).finish_non_exhaustive()
+        f.debug_struct("SamplingMetrics").field("series", &self.series).finish_non_exhaustive()
     }
 }
 
@@ -137,31 +165,38 @@ impl SamplingMetrics {
     /// The most (tenant, signal, rule) that are counted apart; each has up to six series.
     pub const MAX_SERIES: usize = 10_000;
 
-    /// The counters of a rule for a tenant's label; the same for the same arguments.
-    pub fn rule(&self, tenant: &TenantId, signal: Signal, rule: &Arc<str>) -> Arc<RuleMetrics> {
-        let key = (tenant.clone(), signal, rule.clone());
-        if let Some(found) = self.rules.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return found.clone();
-        }
-        let mut rules = write(&self.rules);
-        let full = rules.len() >= Self::MAX_SERIES && !rules.contains_key(&key);
-        let key = match full {
-            false => key,
-            true if rules.len() < 2 * Self::MAX_SERIES => (TenantId::overflow(), signal, rule.clone()),
-            true => (TenantId::overflow(), signal, "_overflow".into()),
-        };
-        rules.entry(key).or_default().clone()
-    }
-
-    /// The randomness counters of a tenant's label.
-    pub fn randomness(&self, tenant: &TenantId) -> Arc<RandomnessMetrics> {
-        if let Some(found) = self.tenants.read().unwrap_or_else(PoisonError::into_inner).get(tenant) {
+    /// The counters of a tenant's label; the same for the same label.
+    pub fn of(&self, tenant: &TenantId) -> Arc<TenantSampling> {
+        if let Some(found) = read(&self.tenants).get(tenant) {
             return found.clone();
         }
         let mut tenants = write(&self.tenants);
-        let full = tenants.len() >= Self::MAX_SERIES && !tenants.contains_key(tenant);
-        let key = if full { TenantId::overflow() } else { tenant.clone() };
+        let is_full = tenants.len() >= Self::MAX_SERIES && !tenants.contains_key(tenant);
+        let key = if is_full { TenantId::overflow() } else { tenant.clone() };
         tenants.entry(key).or_default().clone()
+    }
+
+    /// The counters of a rule for a tenant; the same for the same arguments.
+    pub fn rule(&self, tenant: &TenantSampling, signal: Signal, rule: &Arc<str>) -> Arc<RuleMetrics> {
+        tenant.find(signal, rule).unwrap_or_else(|| match self.series.load(Ordering::Relaxed) {
+            known if known < Self::MAX_SERIES => self.open(tenant, signal, rule),
+            known => {
+                let is_rule_known = known < 2 * Self::MAX_SERIES;
+                let rule = if is_rule_known { rule.clone() } else { "_overflow".into() };
+                let shared = self.of(&TenantId::overflow());
+                shared.find(signal, &rule).unwrap_or_else(|| self.open(&shared, signal, &rule))
+            }
+        })
+    }
+
+    fn open(&self, tenant: &TenantSampling, signal: Signal, rule: &Arc<str>) -> Arc<RuleMetrics> {
+        let mut rules = write(&tenant.rules);
+        let place = place(&rules, signal, rule).unwrap_or_else(|place| {
+            self.series.fetch_add(1, Ordering::Relaxed);
+            rules.insert(place, RuleSeries { signal, rule: rule.clone(), counters: Arc::default() });
+            place
+        });
+        rules[place].counters.clone()
     }
 
     /// Asks `thresholds` at each reading which budgets leave items out.
@@ -171,44 +206,29 @@ impl SamplingMetrics {
 
     /// Forgets the series of rules that are gone, for instance after a reload of policies.
     pub fn retain_rules(&self, keep: impl Fn(&str) -> bool) {
-        write(&self.rules).retain(|(_, _, rule), _| keep(rule));
+        for tenant in read(&self.tenants).values() {
+            let mut rules = write(&tenant.rules);
+            let before = rules.len();
+            rules.retain(|series| keep(&series.rule));
+            self.series.fetch_sub(before - rules.len(), Ordering::Relaxed);
+        }
     }
 
     pub(super) fn read(&self, families: &mut Families) {
-        let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
-        let mut rules: Vec<_> = rules.iter().map(|(key, counters)| (key.clone(), counters.clone())).collect();
-        rules.sort_by(|(a, _), (b, _)| a.cmp(b));
-        for ((tenant, signal, rule), counters) in &rules {
-            let labels = [tenant.as_str(), signal.as_str(), rule];
-            for decision in Decision::ALL.into_iter().filter(|d| counters.get(*d) > 0) {
-                let all = [labels[0], labels[1], labels[2], decision.as_str(), "ingest"];
-                families.add(&catalog::SAMPLING_ITEMS, &all, counters.get(decision));
-            }
-            if counters.adjusted() > 0.0 {
-                families.add(&catalog::SAMPLING_ADJUSTED, &labels, counters.adjusted());
-            }
+        let tenants: BTreeMap<TenantId, Arc<TenantSampling>> =
+            read(&self.tenants).iter().map(|(id, tenant)| (id.clone(), tenant.clone())).collect();
+        for (id, tenant) in &tenants {
+            tenant.read(id.as_str(), families);
         }
-        let mut lowest: BTreeMap<(&str, &str), f64> = BTreeMap::new();
-        for ((tenant, _, rule), counters) in rules.iter().filter(|(_, c)| c.probability() > 0.0) {
-            let known = lowest.entry((tenant.as_str(), rule)).or_insert(1.0);
-            *known = known.min(counters.probability());
-        }
-        for ((tenant, rule), probability) in lowest {
-            families.add(&catalog::SAMPLING_PROBABILITY, &[tenant, rule], probability);
-        }
-        let thresholds = self.thresholds.read().unwrap_or_else(PoisonError::into_inner);
+        let thresholds = read(&self.thresholds);
         for BudgetThreshold { rule, tenant, share } in thresholds.iter().flat_map(|thresholds| thresholds()) {
             let key = tenant.as_ref().map_or("", TenantId::as_str);
             families.add(&catalog::SAMPLING_THRESHOLD, &[&rule, key], share);
         }
-        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
-        let mut tenants: Vec<_> =
-            tenants.iter().map(|(id, counters)| (id.clone(), counters.clone())).collect();
-        tenants.sort_by(|(a, _), (b, _)| a.cmp(b));
-        for (tenant, counters) in &tenants {
+        for (id, counters) in tenants.iter().filter_map(|(id, tenant)| Some((id, tenant.randomness.get()?))) {
             let mut add = |metric: &'static Definition, counter: &Counter| {
                 if counter.get() > 0 {
-                    families.add(metric, &[tenant.as_str()], counter.get());
+                    families.add(metric, &[id.as_str()], counter.get());
                 }
             };
             add(&catalog::SAMPLING_INCONSISTENT, &counters.inconsistent_threshold);
@@ -217,6 +237,34 @@ impl SamplingMetrics {
             add(&catalog::SAMPLING_OVERSIZED, &counters.oversized_traces);
         }
     }
+}
+
+impl TenantSampling {
+    fn read(&self, tenant: &str, families: &mut Families) {
+        let rules = read(&self.rules);
+        for RuleSeries { signal, rule, counters } in rules.iter() {
+            let labels = [tenant, signal.as_str(), rule];
+            for decision in Decision::ALL.into_iter().filter(|d| counters.get(*d) > 0) {
+                let all = [labels[0], labels[1], labels[2], decision.as_str(), "ingest"];
+                families.add(&catalog::SAMPLING_ITEMS, &all, counters.get(decision));
+            }
+            if counters.adjusted() > 0.0 {
+                families.add(&catalog::SAMPLING_ADJUSTED, &labels, counters.adjusted());
+            }
+        }
+        let mut lowest: BTreeMap<&str, f64> = BTreeMap::new();
+        for RuleSeries { rule, counters, .. } in rules.iter().filter(|s| s.counters.probability() > 0.0) {
+            let known = lowest.entry(rule).or_insert(1.0);
+            *known = known.min(counters.probability());
+        }
+        for (rule, probability) in lowest {
+            families.add(&catalog::SAMPLING_PROBABILITY, &[tenant, rule], probability);
+        }
+    }
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
@@ -232,10 +280,10 @@ mod tests {
         let sampling = SamplingMetrics::default();
         let rule: Arc<str> = "r".into();
         for i in 0..SamplingMetrics::MAX_SERIES + 5 {
-            let tenant = TenantId::new(&format!("t{i}")).unwrap();
+            let tenant = sampling.of(&TenantId::new(&format!("t{i}")).unwrap());
             sampling.rule(&tenant, Signal::Traces, &rule).add(Decision::Kept, 1);
         }
-        let overflow = sampling.rule(&TenantId::overflow(), Signal::Traces, &rule);
+        let overflow = sampling.rule(&sampling.of(&TenantId::overflow()), Signal::Traces, &rule);
         assert_eq!(overflow.get(Decision::Kept), 5);
     }
 
@@ -249,7 +297,7 @@ mod tests {
     #[test]
     fn rules_that_are_gone_are_forgotten() {
         let sampling = SamplingMetrics::default();
-        let tenant = TenantId::unattributed();
+        let tenant = sampling.of(&TenantId::unattributed());
         sampling.rule(&tenant, Signal::Logs, &"old".into()).add(Decision::Kept, 1);
         sampling.rule(&tenant, Signal::Logs, &"new".into()).add(Decision::Kept, 1);
         sampling.retain_rules(|rule| rule == "new");

@@ -129,8 +129,8 @@ impl Entrance {
         if !directory.limits_anybody() {
             return Ok(Pass::default());
         }
-        let claims = ClaimHeaders::copy(directory, arrival.headers);
-        Ok(Pass::ask(&Sender { directory, caller, claims: &claims, pod: None }, arrival.announced)?)
+        let sender = Sender { directory, caller, claims: arrival.headers, foretold: None, pod: None };
+        Ok(Pass::ask(&sender, arrival.announced)?)
     }
 
     /// Tells who sends, before the body of a request is read, and which revision of the policies the request

@@ -9,9 +9,8 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::Work;
-use crate::internal_telemetry::{Decision as Label, SamplingMetrics};
+use crate::internal_telemetry::{Decision as Label, SamplingMetrics, TenantSampling};
 use crate::otlp::{Draft, ItemId, PartId, Signal, Value};
-use crate::outcome::Account;
 use crate::policies::{Plan, Scalar};
 use crate::sampling::rules::{
     Decision, Evaluator, ItemFacts, Oddities, RANDOMNESS_ATTRIBUTE, ResourceFacts, THRESHOLD_ATTRIBUTE, Write,
@@ -72,7 +71,7 @@ impl Sampling {
         let tenant = work.owners.owner(group).clone();
         let draft = &mut work.draft;
         enter(evaluator, plan, draft, (part, &tenant), now);
-        limiter.enter((&self.caps, plan), (&tenant.id, &tenant.block), draft.signal(), clock);
+        limiter.enter((&self.caps, plan), (&tenant.id, &tenant.block, &tenant.kept), draft.signal(), clock);
         counts.clear();
         let stamps = Stamps::of(plan);
         if evaluator.keeps_everything_untouched() && !stamps.any() {
@@ -90,7 +89,8 @@ impl Sampling {
         counts.oversized = limiter.oversized();
         limiter.leave();
         work.owners.count_sampled_out(group, counts.left_out());
-        counts.flush(&self.metrics, plan, &tenant.account, work.draft.signal());
+        let metrics = tenant.sampling.get_or_init(|| self.metrics.of(tenant.account.label()));
+        counts.flush((&self.metrics, metrics), plan, work.draft.signal());
     }
 }
 
@@ -288,9 +288,9 @@ impl Counts {
         self.rules.iter().map(of).sum()
     }
 
-    fn flush(&self, metrics: &SamplingMetrics, plan: &Plan, account: &Account, signal: Signal) {
+    fn flush(&self, (all, tenant): (&SamplingMetrics, &TenantSampling), plan: &Plan, signal: Signal) {
         for counts in &self.rules {
-            let metrics = metrics.rule(account.label(), signal, plan.rule_label(counts.rule));
+            let metrics = all.rule(tenant, signal, plan.rule_label(counts.rule));
             for (label, items) in Label::ALL.into_iter().zip(counts.decisions) {
                 if items > 0 {
                     metrics.add(label, items);
@@ -305,7 +305,7 @@ impl Counts {
         }
         let odd = [self.inconsistent_threshold, self.missing_randomness, self.no_random_flag, self.oversized];
         if odd.into_iter().any(|count| count > 0) {
-            let metrics = metrics.randomness(account.label());
+            let metrics = tenant.randomness();
             metrics.inconsistent_threshold.add(self.inconsistent_threshold);
             metrics.missing_randomness.add(self.missing_randomness);
             metrics.no_random_flag.add(self.no_random_flag);

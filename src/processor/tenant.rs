@@ -21,8 +21,8 @@ impl Tenancy {
     /// Gives each resource to its tenant, and charges the tenant.
     pub(super) fn run(&self, work: &mut Work<'_>) -> Result<(), Stop> {
         let Work { directory, caller, claims, .. } = *work;
-        let pod = work.pod.as_ref();
-        let sender = Sender { directory, caller, claims, pod };
+        let (pod, foretold) = (work.pod.as_ref(), work.admission.pass().foretold());
+        let sender = Sender { directory, caller, claims: claims.headers(), foretold, pod };
         attribute(&sender, work.headers, &mut work.draft, &mut work.owners)?;
         self.count_models(work);
         work.admission.charge(work.directory, &mut work.draft, &mut work.owners)?;
@@ -38,7 +38,8 @@ impl Tenancy {
             let owner = work.owners.owner(work.draft.group(part));
             let most = owner.block.limits.max_model_versions;
             let items = work.draft.part_items_left(part);
-            self.models.count(owner.account.label(), (name, version), most, items);
+            let models = owner.models.get_or_init(|| self.models.of(owner.account.label()));
+            self.models.count(models, (name, version), most, items);
         }
     }
 }

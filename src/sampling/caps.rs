@@ -1,20 +1,21 @@
 //! The caps of all tenants and rules, and those that apply to the resource at hand.
 //!
 //! State lives here and not in plans, so that it outlives a reload: a cap is found by the rule's name,
-//! what it counts and whose it is. A table of fixed size: idle caps make room, and when none is idle
-//! newcomers of a rule share one. Not here: the arithmetic (`limit`).
+//! what it counts and whose it is. When no cap is idle, newcomers of a rule share one. Not here: the
+//! arithmetic (`limit`).
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
 
-use super::limit::{Ahead, Budget, Cap, TICK, Verdict};
+use super::limit::{Ahead, Budget, Cap, Verdict};
 use super::threshold::{RANDOMNESS_VALUES, Randomness, Threshold};
 use crate::identity::TenantId;
 use crate::internal_telemetry::BudgetThreshold;
 use crate::otlp::Signal;
 use crate::policies::{Block, LimitUnit, Plan};
+use crate::table::{Idle, Known, Table};
 
 /// The most caps; those past it are shared by rule, and rules are bounded.
 const CAPACITY: usize = 10_000;
@@ -31,41 +32,45 @@ struct Key {
 }
 
 /// All caps.
+#[derive(Debug)]
+pub struct Caps(Table<Key, Mutex<Cap>>);
+
+/// Where the cap of a tenant's kept spans is found again without looking for it.
 #[derive(Debug, Default)]
-pub struct Caps {
-    table: RwLock<HashMap<Key, Arc<Mutex<Cap>>>>,
-    swept: Mutex<Option<Instant>>,
+pub struct KeptCap(Known<Mutex<Cap>>);
+
+impl Default for Caps {
+    fn default() -> Self {
+        Self(Table::new(CAPACITY))
+    }
+}
+
+impl Idle for Mutex<Cap> {
+    fn is_idle(&self, now: Instant) -> bool {
+        lock(self).is_idle(now)
+    }
 }
 
 impl Caps {
     fn of(&self, key: Key, now: Instant) -> Arc<Mutex<Cap>> {
-        if let Some(cap) = self.table.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return cap.clone();
-        }
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        if table.len() >= CAPACITY && self.may_sweep(now) {
-            // Nobody can take a cap out of the table meanwhile, so one held once is held by the table.
-            table.retain(|_, cap| Arc::strong_count(cap) > 1 || !lock(cap).is_idle(now));
-        }
-        let is_full = table.len() >= CAPACITY && !table.contains_key(&key);
-        let key = if is_full { Key { tenant: Some(TenantId::overflow()), ..key } } else { key };
-        table.entry(key).or_default().clone()
+        self.0.entry(&key, || now).unwrap_or_else(|| self.shared(key))
     }
 
-    fn may_sweep(&self, now: Instant) -> bool {
-        let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = swept.is_none_or(|at| now.saturating_duration_since(at) >= TICK);
-        if due {
-            *swept = Some(now);
-        }
-        due
+    fn of_tenant(&self, tenant: &TenantId, known: &KeptCap, now: Instant) -> Arc<Mutex<Cap>> {
+        let key = || Key { rule: None, tenant: Some(tenant.clone()) };
+        self.0.known(&known.0, key, || now).unwrap_or_else(|| self.shared(key()))
+    }
+
+    /// One for all who find no room.
+    fn shared(&self, key: Key) -> Arc<Mutex<Cap>> {
+        self.0.entry_beyond(Key { tenant: Some(TenantId::overflow()), ..key })
     }
 }
 
 impl Caps {
     /// The budgets with the highest thresholds above 0, at most `most`, highest first.
     pub fn thresholds(&self, now: Instant, most: usize) -> Vec<BudgetThreshold> {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let table = self.0.read();
         let mut all: Vec<_> = table
             .iter()
             .map(|(key, cap)| (key, lock(cap).threshold_at(now)))
@@ -114,17 +119,16 @@ impl Limiter {
     pub fn enter(
         &mut self,
         (caps, plan): (&Caps, &Plan),
-        (tenant, block): (&TenantId, &Block),
+        (tenant, block, known): (&TenantId, &Block, &KeptCap),
         signal: Signal,
         now: Instant,
     ) {
         self.leave();
         let limits = &block.limits;
         if let Some(per_second) = limits.kept_spans_per_second.filter(|_| signal == Signal::Traces) {
-            let key = Key { rule: None, tenant: Some(tenant.clone()) };
             let budget = Budget { per_second, burst: limits.burst };
-            self.kept =
-                Some(Ahead::new(caps.of(key, now), budget, now, self.spare.pop().unwrap_or_default()));
+            let cap = caps.of_tenant(tenant, known, now);
+            self.kept = Some(Ahead::new(cap, budget, now, self.spare.pop().unwrap_or_default()));
         }
         for (index, limit) in plan.rule_limits().filter(|(index, _)| plan.rules[*index].signals[signal]) {
             let counts = match limit.unit {
@@ -160,6 +164,13 @@ impl Limiter {
         self.oversized
     }
 
+    /// Takes note of an item that every threshold before lets pass, if it passes the caps too whatever its
+    /// randomness is; `false`: it has to be decided about.
+    pub(super) fn lets_pass(&mut self, rule: Option<usize>, randomness: Option<Randomness>) -> bool {
+        self.rules.iter().all(|cap| Some(cap.rule) != rule)
+            && self.kept.as_mut().is_none_or(|cap| cap.lets_pass(randomness, 1.0))
+    }
+
     /// The threshold behind the cap of a rule for an item that passed `base`; `None`: it is left out.
     pub(super) fn of_rule(
         &mut self,
@@ -192,6 +203,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::sampling::limit::TICK;
 
     #[test]
     fn the_highest_thresholds_are_told_while_they_hold() {

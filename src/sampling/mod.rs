@@ -1,8 +1,8 @@
 //! Who is kept: consistent probability sampling by rules, and the Collector's `probabilistic_sampler`.
 //!
 //! Pure decisions: the plan, the time and the item's fields are arguments, nothing is counted or written
-//! here; only caps have a state, which is an argument too. Invariant: an item is kept iff its randomness is at least its threshold, and no stage lowers a
-//! threshold.
+//! here; only caps have a state, which is an argument too. Invariant: an item is kept iff its randomness is at
+//! least its threshold, and no stage lowers a threshold.
 
 mod caps;
 mod embedded_tests;
@@ -11,10 +11,12 @@ pub mod limit;
 pub mod probabilistic;
 pub mod rules;
 mod strict_tracestate;
+#[cfg(test)]
+mod tests;
 pub mod threshold;
 pub mod tracestate;
 
-pub use caps::{Caps, Limiter};
+pub use caps::{Caps, KeptCap, Limiter};
 pub use embedded_tests::run_tests;
 
 use crate::policies::{Plan, parse_for};

@@ -68,7 +68,7 @@ impl Threshold {
 
     /// What one kept item stands for, `1 / p`.
     pub fn adjusted_count(self) -> f64 {
-        1.0 / self.probability()
+        if self == Self::ALWAYS { 1.0 } else { 1.0 / self.probability() }
     }
 
     /// Whether an item of this randomness passes.

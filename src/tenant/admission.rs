@@ -122,6 +122,11 @@ impl Pass {
         }
     }
 
+    /// The tenant that the headers named.
+    pub fn foretold(&self) -> Option<&Arc<Tenant>> {
+        self.0.as_ref().map(|early| &early.tenant)
+    }
+
     fn of(&self, tenant: &Tenant) -> Option<&Early> {
         self.0.as_deref().filter(|early| early.tenant.id == tenant.id)
     }
@@ -179,6 +184,11 @@ impl Admission {
         let mut admission = Self::default();
         admission.pass = pass;
         admission
+    }
+
+    /// What was decided before the body was read.
+    pub fn pass(&self) -> &Pass {
+        &self.pass
     }
 
     /// Charges each tenant of the request for its share; the first pipeline does, the others get the same.

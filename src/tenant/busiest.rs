@@ -25,15 +25,15 @@ struct Count {
 }
 
 impl Busiest {
-    /// One request of a tenant.
-    pub(super) fn count(&mut self, id: &TenantId) {
+    /// More requests of a tenant.
+    pub(super) fn count(&mut self, id: &TenantId, more: u64) {
         if let Some(place) = self.places.get(id) {
-            self.counts[*place].requests += 1;
+            self.counts[*place].requests += more;
             return;
         }
         if self.counts.len() < FOLLOWED {
             self.places.insert(id.clone(), self.counts.len());
-            self.counts.push(Count { id: id.clone(), requests: 1, inherited: 0 });
+            self.counts.push(Count { id: id.clone(), requests: more, inherited: 0 });
             return;
         }
         let least = self.counts.iter().enumerate().min_by_key(|(_, count)| count.requests);
@@ -41,7 +41,7 @@ impl Busiest {
         let inherited = least.requests;
         self.places.remove(&least.id);
         self.places.insert(id.clone(), place);
-        self.counts[place] = Count { id: id.clone(), requests: inherited + 1, inherited };
+        self.counts[place] = Count { id: id.clone(), requests: inherited + more, inherited };
     }
 
     /// How many are followed now.
@@ -68,12 +68,12 @@ mod tests {
         let mut busiest = Busiest::default();
         let id = |text: &str| TenantId::new(text).unwrap();
         for n in 0..5000 {
-            busiest.count(&id(&format!("once-{n}")));
+            busiest.count(&id(&format!("once-{n}")), 1);
             if n % 10 == 0 {
-                busiest.count(&id("busy"));
+                busiest.count(&id("busy"), 1);
             }
             if n % 20 == 0 {
-                busiest.count(&id("less-busy"));
+                busiest.count(&id("less-busy"), 1);
             }
         }
         assert_eq!(busiest.len(), FOLLOWED);

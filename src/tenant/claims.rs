@@ -39,17 +39,9 @@ impl ClaimHeaders {
         Self(taken)
     }
 
-    /// As [`ClaimHeaders::take`], leaving the headers as they are.
-    pub fn copy(directory: &Directory, headers: &HeaderMap) -> Self {
-        let mut copied = HeaderMap::new();
-        for claim in directory.claims() {
-            if let Claim::Header(name) = claim {
-                headers.get_all(name).iter().for_each(|value| {
-                    copied.append(name, value.clone());
-                });
-            }
-        }
-        Self(copied)
+    /// What was taken.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.0
     }
 }
 
@@ -60,8 +52,11 @@ pub struct Sender<'a> {
     pub directory: &'a Directory,
     /// Who sends, under that revision.
     pub caller: &'a Caller,
-    /// What the headers claim.
-    pub claims: &'a ClaimHeaders,
+    /// The headers that may name tenants.
+    pub claims: &'a HeaderMap,
+    /// The tenant that was found by the headers before the body was read: it is looked up, and its request
+    /// counted, once.
+    pub foretold: Option<&'a Arc<Tenant>>,
     /// The pod at its address, for the model; never for the tenant.
     pub pod: Option<&'a Found>,
 }
@@ -105,7 +100,7 @@ impl<'s> Sender<'s> {
     }
 
     fn in_header(&self, name: &HeaderName) -> Result<Named<'s>, ClaimRefused> {
-        let mut values = self.claims.0.get_all(name).iter();
+        let mut values = self.claims.get_all(name).iter();
         match (values.next(), values.next()) {
             (None, _) => Ok(Named::Nothing),
             (Some(value), None) => Ok(Named::new(value.to_str().ok())),
@@ -162,11 +157,16 @@ impl<'s> Sender<'s> {
             Named::Tenant(id) if self.caller.may_assert(id) => {
                 let own = self.caller.own.as_ref().is_some_and(|own| own.as_str() == id);
                 let proven = own || self.caller.is_taken_at_its_word();
-                self.directory.named(id, proven).map_or(Judged::PassedOver, Judged::Honoured)
+                let known = self.known(id, proven).or_else(|| self.directory.named(id, proven));
+                known.map_or(Judged::PassedOver, Judged::Honoured)
             }
             Named::Nonsense if self.caller.is_believed() => Judged::PassedOver,
             Named::Tenant(_) | Named::Nonsense => Judged::Foreign,
         }
+    }
+
+    fn known(&self, id: &str, proven: bool) -> Option<Arc<Tenant>> {
+        self.foretold.filter(|tenant| tenant.serves(id, proven)).cloned()
     }
 
     /// What becomes of a claim that the caller may not make.
@@ -189,7 +189,9 @@ impl<'s> Sender<'s> {
         };
         match own {
             // Proven, or set by the policies: no sender can invent it.
-            Some(own) => Ok(self.directory.tenant(own, true)),
+            Some(own) => {
+                Ok(self.known(own.as_str(), true).unwrap_or_else(|| self.directory.tenant(own, true)))
+            }
             None if self.caller.source.is_some() => Err(ClaimRefused::NotAllowed),
             None => Err(otherwise),
         }
@@ -202,7 +204,7 @@ impl<'s> Sender<'s> {
         }
         let claimed = match claim {
             Claim::Header(name) => {
-                self.claims.0.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+                self.claims.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
             }
             Claim::Resource(key) => {
                 draft.resource_attribute(part, key).map(|value| value.to_text().into_owned())

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use tokio::time::Instant;
 
@@ -12,8 +12,11 @@ use super::table::{Class, Seat, Tenants};
 use crate::authentication::{Caller, Callers};
 use crate::flow::Flow;
 use crate::identity::TenantId;
+use crate::internal_telemetry::{TenantModels, TenantSampling};
 use crate::outcome::Account;
 use crate::policies::{Block, Claim, Enrichment, OnMismatch, Plan};
+use crate::sampling::KeptCap;
+use crate::table::Known;
 
 /// How many tenants are remembered with what holds for them; one more, and all are looked up anew.
 const REMEMBERED: usize = 10_000;
@@ -35,12 +38,37 @@ pub struct Tenant {
     /// list it.
     proven: bool,
     authenticated: AtomicBool,
+    meter: Known<Meter>,
+    /// Its budget of kept spans.
+    pub kept: KeptCap,
+    /// The counters of its models, known once they were looked up.
+    pub models: OnceLock<Arc<TenantModels>>,
+    /// The counters of what sampling decides, known once they were looked up.
+    pub sampling: OnceLock<Arc<TenantSampling>>,
 }
 
 impl Tenant {
+    fn new(
+        id: TenantId,
+        plan: &Plan,
+        (account, flow): (Arc<Account>, Flow),
+        seat: Option<Seat>,
+        proven: bool,
+    ) -> Self {
+        let (block, authenticated) = (plan.block(id.as_str()).clone(), AtomicBool::new(false));
+        let (meter, kept) = (Known::default(), KeptCap::default());
+        let (models, sampling) = (OnceLock::new(), OnceLock::new());
+        Self { id, account, flow, block, seat, proven, authenticated, meter, kept, models, sampling }
+    }
+
     /// Whether a sender that proved who it is has sent for this tenant under this revision.
     pub fn is_authenticated(&self) -> bool {
         self.authenticated.load(Ordering::Relaxed)
+    }
+
+    /// Whether this is the tenant with this id, and good for who has proven it, or for who need not.
+    pub(super) fn serves(&self, id: &str, proven: bool) -> bool {
+        self.id.as_str() == id && (self.proven || !proven)
     }
 
     pub(super) fn sent_by(&self, caller: &Caller) {
@@ -78,15 +106,8 @@ impl Directory {
     pub fn new(plan: Arc<Plan>, table: &Arc<Tenants>) -> Self {
         table.adopt(&plan);
         let id = TenantId::unattributed();
-        let unattributed = Arc::new(Tenant {
-            account: table.account(&id),
-            flow: Flow::of_nobody(),
-            block: plan.block(id.as_str()).clone(),
-            id,
-            seat: None,
-            proven: true,
-            authenticated: AtomicBool::new(false),
-        });
+        let line = (table.account(&id), Flow::of_nobody());
+        let unattributed = Arc::new(Tenant::new(id, &plan, line, None, true));
         let callers = Arc::new(Callers::new(plan.clone()));
         let limits_anybody = plan.limits_anybody();
         let (table, tenants) = (table.clone(), RwLock::default());
@@ -111,7 +132,7 @@ impl Directory {
         let meters = self.table.meters();
         let is_told_apart = tenant.seat.as_ref().is_none_or(|seat| seat.class != Class::Overflow);
         let metered = match is_told_apart {
-            true => meters.of(&tenant.id, Instant::now),
+            true => meters.of(&tenant.id, &tenant.meter, Instant::now),
             false => meters.shared(&tenant.id),
         };
         Some(match metered {
@@ -184,22 +205,15 @@ impl Directory {
 
     /// A tenant met before, if its place in the table still is what it was.
     fn known(&self, id: &str, proven: bool) -> Option<Arc<Tenant>> {
-        let tenant = self.met(id).filter(|tenant| tenant.proven || !proven)?;
+        let tenant = self.met(id).filter(|tenant| tenant.serves(id, proven))?;
         let is_current = |seat: &Seat| self.table.is_current(&tenant.id, seat, tenant.proven);
         tenant.seat.as_ref().is_none_or(is_current).then_some(tenant)
     }
 
     fn meet(&self, id: &TenantId, proven: bool) -> Arc<Tenant> {
         let seat = self.table.seat(id, proven);
-        let tenant = Arc::new(Tenant {
-            id: id.clone(),
-            account: seat.account.clone(),
-            flow: seat.flow.clone(),
-            block: self.plan.block(id.as_str()).clone(),
-            seat: Some(seat),
-            proven,
-            authenticated: AtomicBool::new(false),
-        });
+        let line = (seat.account.clone(), seat.flow.clone());
+        let tenant = Arc::new(Tenant::new(id.clone(), &self.plan, line, Some(seat), proven));
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
         let is_full = tenants.len() >= REMEMBERED && !tenants.contains_key(id);
         let forgotten = is_full.then(|| std::mem::take(&mut *tenants));

@@ -269,7 +269,7 @@ impl Meter {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Whether forgetting this meter would lose nothing.
+    /// Whether all buckets are full and nothing is in flight.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
         let buckets = self.lock();
         let mut all = [&buckets.requests, &buckets.bytes].into_iter().chain(&buckets.items);

@@ -7,11 +7,15 @@ use super::{Directory, Tenant};
 use crate::identity::TenantId;
 use crate::outcome::RefusedReason;
 
+/// Up to so many tenants are found by looking through them all.
+const FEW: usize = 8;
+
 /// The tenants of one request. Group 0 is that of data no `tenant` processor has looked at.
 #[derive(Debug)]
 pub struct Owners {
     groups: Vec<Group>,
-    by_id: HashMap<TenantId, u32>,
+    /// The groups behind the first [`FEW`].
+    others: HashMap<TenantId, u32>,
 }
 
 #[derive(Debug)]
@@ -25,13 +29,13 @@ impl Owners {
     /// Everything belongs to nobody yet.
     pub fn new(directory: &Directory) -> Self {
         let nobody = Group { tenant: directory.unattributed().clone(), sampled_out: 0, refused: None };
-        Self { groups: vec![nobody], by_id: HashMap::new() }
+        Self { groups: vec![nobody], others: HashMap::new() }
     }
 
     /// Everything belongs to a tenant that is known.
     pub fn of(tenant: &Arc<Tenant>) -> Self {
         let known = Group { tenant: tenant.clone(), sampled_out: 0, refused: None };
-        Self { groups: vec![known], by_id: HashMap::new() }
+        Self { groups: vec![known], others: HashMap::new() }
     }
 
     /// How many groups there are; they are numbered from 0.
@@ -66,25 +70,52 @@ impl Owners {
 
     /// The group of a tenant, if it has one.
     pub(super) fn find(&self, tenant: &TenantId) -> Option<u32> {
-        let first = (self.groups[0].tenant.id == *tenant).then_some(0);
-        first.or_else(|| self.by_id.get(tenant).copied())
+        let few = self.groups.iter().take(FEW);
+        let place = few.map(|group| &group.tenant.id).position(|id| id == tenant);
+        place.map(|place| place as u32).or_else(|| self.others.get(tenant).copied())
     }
 
     /// The group of a tenant, opened at first sight.
     pub(super) fn group_of(&mut self, tenant: &Arc<Tenant>) -> u32 {
+        // Resources of one tenant stand together.
         let last = self.groups() - 1;
-        // Most requests have one tenant, and resources of one tenant stand together.
-        if let Some(near) = [last, 0].into_iter().find(|group| self.owner(*group).id == tenant.id) {
-            return near;
+        if self.owner(last).id == tenant.id {
+            return last;
         }
-        if self.owner(0).id == tenant.id {
-            return 0;
+        if let Some(group) = self.find(&tenant.id) {
+            return group;
         }
-        let next = self.groups();
-        let group = *self.by_id.entry(tenant.id.clone()).or_insert(next);
-        if group == next {
-            self.groups.push(Group { tenant: tenant.clone(), sampled_out: 0, refused: None });
+        let group = self.groups();
+        if self.groups.len() >= FEW {
+            self.others.insert(tenant.id.clone(), group);
         }
+        self.groups.push(Group { tenant: tenant.clone(), sampled_out: 0, refused: None });
         group
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::Ledger;
+    use crate::policies;
+    use crate::tenant::Tenants;
+    use crate::yaml::Source;
+
+    #[test]
+    fn each_tenant_has_one_group_however_many_there_are() {
+        let source = Source::new("test", "version: 1\nrules: []\n".to_owned());
+        let plan = Arc::new(policies::parse(&source, jiff::Timestamp::UNIX_EPOCH).unwrap().0);
+        let directory = Directory::new(plan.clone(), &Tenants::new(&Arc::<Ledger>::default(), &plan, 10));
+        let mut owners = Owners::new(&directory);
+        let tenant = |n: usize| directory.named(&format!("tenant-{n}"), false).unwrap();
+        for n in (0..3 * FEW).chain((0..3 * FEW).rev()).chain([0, 0, FEW, FEW]) {
+            assert_eq!(owners.group_of(&tenant(n)), n as u32 + 1);
+            assert_eq!(owners.find(&tenant(n).id), Some(n as u32 + 1));
+            assert_eq!(owners.owner(n as u32 + 1).id, tenant(n).id);
+        }
+        assert_eq!(owners.groups() as usize, 3 * FEW + 1);
+        assert_eq!(owners.group_of(directory.unattributed()), 0);
+        assert_eq!(owners.find(&TenantId::overflow()), None);
     }
 }

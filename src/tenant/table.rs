@@ -34,6 +34,8 @@ const OVERFLOW_LINES: usize = 16;
 const TURN: Duration = Duration::from_secs(60);
 /// Who takes a place must be this many times as busy as who had it, or places would go to and fro.
 const BUSIER: u64 = 2;
+/// How many requests of who shares are counted together at most.
+const STEP: u64 = 16;
 
 /// Where a tenant stands in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,7 +191,7 @@ impl Tenants {
             }
             _ => {
                 if proven {
-                    state.busiest.count(id);
+                    state.busiest.count(id, 1);
                 }
                 self.turn_over(&mut state, now);
                 self.count(&state);
@@ -214,21 +216,23 @@ impl Tenants {
 
     /// Whether a place still is the tenant's; counts a request if it is.
     pub fn is_current(&self, id: &TenantId, seat: &Seat, proven: bool) -> bool {
+        let requests = seat.state.requests.fetch_add(1, Ordering::Relaxed) + 1;
         if seat.class == Class::Overflow {
             // Unless places changed hands, asking again changes nothing; it is counted all the same.
-            return seat.turn == self.turn.load(Ordering::Acquire) && !self.noted(id, proven);
+            return seat.turn == self.turn.load(Ordering::Acquire) && !self.noted((id, requests), proven);
         }
-        seat.state.requests.fetch_add(1, Ordering::Relaxed);
         !seat.state.given_up.load(Ordering::Relaxed)
     }
 
-    /// Counts a request of who shares; whether a new turn began with it.
-    fn noted(&self, id: &TenantId, proven: bool) -> bool {
-        if !proven || id.as_str().starts_with('_') {
+    /// Counts the requests of who shares, of which this is number `requests` since it has its place; whether a
+    /// new turn began with it.
+    fn noted(&self, (id, requests): (&TenantId, u64), proven: bool) -> bool {
+        let told = told_with(requests);
+        if told == 0 || !proven || id.as_str().starts_with('_') {
             return false;
         }
         let mut state = self.state();
-        state.busiest.count(id);
+        state.busiest.count(id, told);
         self.turn_over(&mut state, Instant::now())
     }
 
@@ -340,6 +344,17 @@ impl State {
     }
 }
 
+/// How many requests of who shares are counted with its request of this number: all workers count in one
+/// place, so they come there in steps that double up to [`STEP`].
+fn told_with(number: u64) -> u64 {
+    match number {
+        1 => 1,
+        _ if number.is_power_of_two() && number <= STEP => number / 2,
+        _ if number.is_multiple_of(STEP) => STEP,
+        _ => 0,
+    }
+}
+
 /// The class of a tenant that is told apart.
 fn class(plan: &Plan, id: &TenantId) -> Class {
     match plan.is_configured(id.as_str()) || *id == TenantId::unattributed() {
@@ -407,6 +422,20 @@ mod tests {
     }
 
     #[test]
+    fn the_requests_of_who_shares_are_told_in_steps() {
+        let (tenants, _) = table(4);
+        tenants.set_max_dynamic(0);
+        let seat = tenants.seat(&id("busy"), true);
+        let told = |requests: u64| {
+            (0..requests).for_each(|_| assert!(tenants.is_current(&id("busy"), &seat, true)));
+            tenants.state().busiest.take().iter().map(|(_, requests)| requests).sum::<u64>()
+        };
+        assert_eq!(told(1), 2, "one when the place was given");
+        assert_eq!([told(2), told(4), told(9), told(15), told(1)], [1, 2, 12, 0, 16]);
+        assert_eq!(told(16_000), 16_000);
+    }
+
+    #[test]
     fn a_tenant_with_something_in_a_queue_keeps_its_place() {
         let (tenants, _) = table(4);
         let start = Instant::now();
@@ -428,6 +457,7 @@ mod tests {
     fn a_tenant_that_owes_to_its_limits_keeps_its_place() {
         use super::super::limits::Charge;
         use super::super::meters::Metered;
+        use crate::table::Known;
         let (tenants, _) = table(4);
         let start = Instant::now();
         tenants.seat_at(&id("slow"), true, start);
@@ -437,7 +467,7 @@ mod tests {
             burst: Duration::from_secs(60),
             ..crate::policies::Limits::default()
         };
-        let Metered::Own(meter) = tenants.meters().of(&id("slow"), || start) else {
+        let Metered::Own(meter) = tenants.meters().of(&id("slow"), &Known::default(), || start) else {
             panic!("a table with room")
         };
         let charge = Charge { requests: 1, bytes: 0, signal: Signal::Logs, items: 0 };

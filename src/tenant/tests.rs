@@ -57,6 +57,10 @@ fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
     headers
 }
 
+fn sender<'a>(directory: &'a Directory, claims: &'a HeaderMap) -> Sender<'a> {
+    Sender { directory, caller: directory.callers().anonymous(), claims, foretold: None, pod: None }
+}
+
 /// What becomes of a request: for each tenant in order, `tenant model/version xSPANS` of each resource.
 fn run(policies: &str, request: Bytes, headers: &HeaderMap) -> Result<Vec<String>, ClaimRefused> {
     let directory = directory(policies);
@@ -66,8 +70,7 @@ fn run(policies: &str, request: Bytes, headers: &HeaderMap) -> Result<Vec<String
     let mut owners = Owners::new(&directory);
     let mut headers = headers.clone();
     let claims = ClaimHeaders::take(&directory, &mut headers);
-    let sender =
-        Sender { directory: &directory, caller: directory.callers().anonymous(), claims: &claims, pod: None };
+    let sender = sender(&directory, claims.headers());
     attribute(&sender, &headers, &mut draft, &mut owners)?;
     let mut found = Vec::new();
     for group in 0..owners.groups() {
@@ -192,10 +195,8 @@ fn the_attribute_that_carries_the_tenant_is_configured_and_overwritten() {
     let request = index.read(Signal::Traces, &request, &Limits::for_message_size(1 << 20)).unwrap();
     let mut draft = Draft::new(&index, &request, &mut edits);
     let mut owners = Owners::new(&directory);
-    let claims = ClaimHeaders::default();
-    let sender =
-        Sender { directory: &directory, caller: directory.callers().anonymous(), claims: &claims, pod: None };
-    attribute(&sender, &HeaderMap::new(), &mut draft, &mut owners).unwrap();
+    let none = HeaderMap::new();
+    attribute(&sender(&directory, &none), &none, &mut draft, &mut owners).unwrap();
     let part = draft.parts().next().unwrap();
     assert_eq!(draft.resource_attribute(part, "org").and_then(|value| value.as_str()), Some("acme"));
 }

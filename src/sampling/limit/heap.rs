@@ -50,7 +50,7 @@ enum Items {
     /// Something was excluded: the lowest is first.
     Ordered(BinaryHeap<Item>),
     /// There were more than [`HELD`].
-    Classes(Box<Classes>),
+    Classes(Classes),
 }
 
 /// Items of one randomness, or some of them.
@@ -101,6 +101,30 @@ impl Heap {
         if randomness < self.cut {
             return false;
         }
+        self.add(randomness, cost);
+        match self.held > budget {
+            true => self.exclude(budget, may_owe),
+            false => false,
+        }
+    }
+
+    /// Adds items, of which each has a randomness and a cost.
+    pub(super) fn offer_all(&mut self, items: &[(u64, f64)], budget: f64, may_owe: bool) {
+        let sum: f64 = items.iter().map(|item| item.1).sum();
+        if self.cut > 0 || self.held + sum > budget {
+            return items.iter().for_each(|item| _ = self.offer(item.0, item.1, budget, may_owe));
+        }
+        let Items::Classes(classes) = &mut self.items else {
+            return items.iter().for_each(|item| self.add(item.0, item.1));
+        };
+        classes.add_all(items);
+        self.offered += items.len();
+        self.held += sum;
+        self.highest = items.iter().fold(self.highest, |highest, item| highest.max(item.0));
+    }
+
+    #[inline]
+    fn add(&mut self, randomness: u64, cost: f64) {
         self.offered += 1;
         self.held += cost;
         self.highest = self.highest.max(randomness);
@@ -126,10 +150,6 @@ impl Heap {
         };
         if count > 2 * HELD {
             self.compact();
-        }
-        match self.held > budget {
-            true => self.exclude(budget, may_owe),
-            false => false,
         }
     }
 
@@ -191,7 +211,7 @@ impl Heap {
             (false, false) => Items::AsOffered(items),
             (false, true) => Items::Ordered(BinaryHeap::from(items)),
             (true, _) => {
-                let mut classes = Box::new(Classes::default());
+                let mut classes = Classes::default();
                 items.iter().for_each(|item| classes.add(item.randomness, item.cost));
                 Items::Classes(classes)
             }
@@ -240,14 +260,25 @@ const COST_BITS: u32 = 20;
 
 impl Classes {
     fn add(&mut self, randomness: u64, cost: f64) {
-        let (place, cost) = (place(class(randomness)), cost as u32);
+        let cost = cost as u32;
         if cost >> COST_BITS > 0 {
-            return self.count(place, cost);
+            return self.count(place(class(randomness)), cost);
         }
         if self.fresh.len() == FRESH {
             self.count_fresh();
         }
-        self.fresh.push((place as u32) << COST_BITS | cost);
+        self.fresh.push(listed(randomness, cost));
+    }
+
+    fn add_all(&mut self, items: &[(u64, f64)]) {
+        let is_listed = |item: &(u64, f64)| item.1 < f64::from(1u32 << COST_BITS);
+        if items.len() > FRESH || !items.iter().all(is_listed) {
+            return items.iter().for_each(|item| self.add(item.0, item.1));
+        }
+        if self.fresh.len() + items.len() > FRESH {
+            self.count_fresh();
+        }
+        self.fresh.extend(items.iter().map(|item| listed(item.0, item.1 as u32)));
     }
 
     fn count_fresh(&mut self) {
@@ -289,6 +320,11 @@ impl Classes {
         self.fresh.clear();
         self.lowest = 0;
     }
+}
+
+/// An item as it is listed; its cost has at most [`COST_BITS`] bits.
+fn listed(randomness: u64, cost: u32) -> u32 {
+    (place(class(randomness)) as u32) << COST_BITS | cost
 }
 
 /// Where a class is among the costs, and which class is at a place.
@@ -342,7 +378,7 @@ mod tests {
     }
 
     fn by_classes(rule: CutRule) -> Heap {
-        Heap { items: Items::Classes(Box::default()), ..Heap::new(rule) }
+        Heap { items: Items::Classes(Classes::default()), ..Heap::new(rule) }
     }
 
     fn bias(heap: fn(CutRule) -> Heap, rule: CutRule, size: (usize, f64), costs: u64) -> (f64, f64) {

@@ -110,6 +110,12 @@ impl Cap {
         self.heap.offer(value, cost, spendable, self.balance > 0.0)
     }
 
+    /// As [`Cap::offer`] of each. Only another request can have taken the room meanwhile: who owes is told
+    /// then.
+    fn offer_all(&mut self, offers: &[(u64, f64)]) {
+        self.heap.offer_all(offers, self.spendable(), self.balance > 0.0);
+    }
+
     fn spendable(&self) -> f64 {
         let least = self.budget.map_or(0.0, |budget| LEAST * budget.income());
         self.balance.max(least)

@@ -34,10 +34,10 @@ impl Marks {
         };
         marks.first = !marks.oddities.malformed && marks.threshold.is_none() && marks.randomness.is_none();
         if marks.randomness.is_none() && (needed || marks.threshold.is_some()) {
-            marks.randomness = item.trace_id.as_ref().and_then(Randomness::from_trace_id);
+            let oddities;
+            (marks.randomness, oddities) = of_unmarked(item);
             if signal == Signal::Traces {
-                marks.oddities.missing_randomness = marks.randomness.is_none();
-                marks.oddities.no_random_flag = marks.randomness.is_some() && item.flags & RANDOM_FLAG == 0;
+                marks.oddities = Oddities { malformed: marks.oddities.malformed, ..oddities };
             } else if marks.randomness.is_none() {
                 marks.hashed = Some(Randomness::from_low_bits(stable_hash(item.encoded)));
                 marks.randomness = marks.hashed;
@@ -118,6 +118,13 @@ impl Marks {
             },
         }
     }
+}
+
+/// The randomness of an item that carries none of its own, and what is odd about it if it is a span.
+pub(super) fn of_unmarked(item: &ItemFacts<'_>) -> (Option<Randomness>, Oddities) {
+    let randomness = item.trace_id.as_ref().and_then(Randomness::from_trace_id);
+    let no_random_flag = randomness.is_some() && item.flags & RANDOM_FLAG == 0;
+    (randomness, Oddities { missing_randomness: randomness.is_none(), no_random_flag, ..Oddities::default() })
 }
 
 /// A hash that is the same in every process and version: a record sent again is decided alike.

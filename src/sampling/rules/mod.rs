@@ -124,7 +124,7 @@ pub struct ShadowOutcome {
 
 impl Decision {
     /// The decision about a span without marks that certainly passes: what [`Marks`] would come to.
-    fn certain(found: &Found) -> Self {
+    fn certain(found: &Found, oddities: Oddities) -> Self {
         Self {
             keep: true,
             dropped: false,
@@ -133,7 +133,7 @@ impl Decision {
             threshold: Some(Threshold::ALWAYS),
             write: Write::Nothing,
             randomness: None,
-            oddities: Oddities::default(),
+            oddities,
         }
     }
 
@@ -251,8 +251,14 @@ impl Evaluator {
         let found = self.walk(plan, item);
         let is_unmarked = self.signal == Signal::Traces && item.trace_state.is_empty();
         let is_free = self.shadows.is_empty() && !limiter.is_active();
-        if is_unmarked && found.probability >= 1.0 && is_free {
-            return Decision::certain(&found);
+        if is_unmarked && found.probability >= 1.0 && self.shadows.is_empty() {
+            if is_free {
+                return Decision::certain(&found, Oddities::default());
+            }
+            let (randomness, oddities) = marks::of_unmarked(item);
+            if found.group.is_none() && limiter.lets_pass(found.rule, randomness) {
+                return Decision::certain(&found, oddities);
+            }
         }
         let marks = Marks::of(item, self.signal, found.probability < 1.0 || !is_free);
         for shadow in &mut self.shadows {
