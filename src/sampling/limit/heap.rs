@@ -13,7 +13,7 @@ use std::collections::BinaryHeap;
 use crate::sampling::threshold::RANDOMNESS_VALUES;
 
 /// The most different randomness values that are held one by one; more than that are cheaper in classes.
-const HELD: usize = 256;
+const HELD: usize = 64;
 /// A class is this part of a power of two of 2^56 - R, which is what p is to be: the cut keeps up to 1/64
 /// less than would fit.
 const CLASSES: u64 = 64;
