@@ -36,7 +36,9 @@ async fn a_corrected_destination_gets_what_waited_for_the_wrong_one() {
 async fn reloads_under_load_lose_nothing_and_send_nothing_twice() {
     let (sink, folder) = (Sink::start().await, tempfile::tempdir().unwrap());
     let config = durable(&sink, folder.path(), ("", ""));
-    let tollgate = Tollgate::with(&config).start().await;
+    // Each reload is told, however many there are in a second.
+    let whole_log = "--set=service.telemetry.logs.sampling.enabled=false";
+    let tollgate = Tollgate::with(&config).argument(whole_log).start().await;
     let stop = Arc::new(AtomicBool::new(false));
     let mut senders = Vec::new();
     for sender in 0..4 {
