@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::otlp::Signal;
 use crate::policies::Limits;
+use crate::table::Idle;
 
 /// The shortest and the longest delay a client is told, before jitter.
 const DELAY: (f64, f64) = (1.0, 60.0);
@@ -269,15 +270,17 @@ impl Meter {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Whether all buckets are full and nothing is in flight.
-    pub(super) fn is_idle(&self, now: Instant) -> bool {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Buckets> {
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Once all buckets are full and nothing is in flight.
+impl Idle for Meter {
+    fn is_idle(&self, now: Instant) -> bool {
         let buckets = self.lock();
         let mut all = [&buckets.requests, &buckets.bytes].into_iter().chain(&buckets.items);
         all.all(|bucket| bucket.is_full(now)) && self.in_flight() == 0
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Buckets> {
-        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

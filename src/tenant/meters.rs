@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::limits::Meter;
 use crate::identity::TenantId;
-use crate::table::{Idle, Known, Table};
+use crate::table::{Known, Table};
 
 /// Tenants with a meter of their own: ten times those metrics tell apart, at about 300 bytes each.
 const CAPACITY: usize = 10_000;
@@ -39,12 +39,6 @@ impl Default for Meters {
             shared: std::array::from_fn(|_| Arc::default()),
             hasher: RandomState::new(),
         }
-    }
-}
-
-impl Idle for Meter {
-    fn is_idle(&self, now: Instant) -> bool {
-        Meter::is_idle(self, now)
     }
 }
 

@@ -27,6 +27,7 @@ use crate::identity::TenantId;
 use crate::otlp::Signal;
 use crate::outcome::{Account, Ledger};
 use crate::policies::Plan;
+use crate::table::Idle;
 
 /// How many lines those share who have none of their own: one that is bad leaves fifteen.
 const OVERFLOW_LINES: usize = 16;

@@ -250,9 +250,9 @@ impl Evaluator {
         self.shadows.clear();
         let found = self.walk(plan, item);
         let is_unmarked = self.signal == Signal::Traces && item.trace_state.is_empty();
-        let is_free = self.shadows.is_empty() && !limiter.is_active();
-        if is_unmarked && found.probability >= 1.0 && self.shadows.is_empty() {
-            if is_free {
+        let (is_shadowed, is_capped) = (!self.shadows.is_empty(), limiter.is_active());
+        if is_unmarked && found.probability >= 1.0 && !is_shadowed {
+            if !is_capped {
                 return Decision::certain(&found, Oddities::default());
             }
             let (randomness, oddities) = marks::of_unmarked(item);
@@ -260,7 +260,7 @@ impl Evaluator {
                 return Decision::certain(&found, oddities);
             }
         }
-        let marks = Marks::of(item, self.signal, found.probability < 1.0 || !is_free);
+        let marks = Marks::of(item, self.signal, found.probability < 1.0 || is_shadowed || is_capped);
         for shadow in &mut self.shadows {
             let threshold =
                 self.rounded.combine(marks.threshold, shadow.found.probability, shadow.found.upstream);
@@ -276,7 +276,7 @@ impl Evaluator {
         } else {
             self.rounded.combine(marks.threshold, found.probability, found.upstream)
         };
-        let threshold = match limiter.is_active() {
+        let threshold = match is_capped {
             false => threshold,
             true => threshold.filter(|threshold| marks.passes(*threshold, &found)).and_then(|threshold| {
                 let randomness = marks.randomness_of(&found);
