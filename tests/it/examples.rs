@@ -112,6 +112,7 @@ async fn a_durable_gateway_keeps_what_it_answered_when_it_is_killed() {
         assert_eq!(answer.status(), 200);
     }
     tollgate.kill();
+    backend.refuse_what_is_under_way().await;
     backend.answer(Answer::Ok);
     let tollgate = start().await;
     assert_eq!(tollgate.event("queue.recovered").unwrap()["items"], 3);

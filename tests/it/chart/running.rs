@@ -75,6 +75,7 @@ async fn what_a_statefulset_with_a_volume_answered_survives_the_pod() {
     let grpc = Grpc::connect(tollgate.address("otlp/grpc")).await;
     grpc.spans(spans(&[], &[Item::named("x")])).await.unwrap();
     tollgate.kill();
+    sink.refuse_what_is_under_way().await;
     sink.answer(Answer::Ok);
     let tollgate = start().await;
     assert_eq!(sink.wait_for("traces", 1).await[0].name, "x");

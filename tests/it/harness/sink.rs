@@ -83,6 +83,13 @@ impl Sink {
         *self.life.lock().unwrap() = live(listener, &self.state);
     }
 
+    /// Ends every connection, and with it what a sender that is gone had sent and the answer set next
+    /// would otherwise take: it would arrive here and, never acknowledged there, once more.
+    pub async fn refuse_what_is_under_way(&self) {
+        self.kill().await;
+        self.revive().await;
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.address
     }
