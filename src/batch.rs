@@ -42,6 +42,39 @@ pub struct Origin {
     pub revision: Arc<str>,
 }
 
+/// Whose a batch is: the same for many.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    signal: Signal,
+    tenant: TenantId,
+    account: Option<Arc<Account>>,
+    flow: Flow,
+}
+
+impl Owner {
+    /// Whether both are the same.
+    pub fn is(&self, other: &Owner) -> bool {
+        let accounts = (self.account.as_ref().map(Arc::as_ptr), other.account.as_ref().map(Arc::as_ptr));
+        self.signal == other.signal
+            && self.flow.number() == other.flow.number()
+            && accounts.0 == accounts.1
+            && self.tenant == other.tenant
+    }
+}
+
+/// What else is in memory of a batch that a log on disk has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Numbers {
+    /// As [`Batch::items`].
+    pub items: u64,
+    /// As [`Batch::size`].
+    pub size: u64,
+    /// As [`Batch::received_at`].
+    pub received_at: Instant,
+    /// As [`Batch::opens_request`].
+    pub opens_request: bool,
+}
+
 impl Batch {
     /// A batch whose end will be written to `account`.
     pub fn new(
@@ -231,6 +264,35 @@ impl Batch {
     /// Has the encoded request again.
     pub fn take_up(&mut self, bytes: Bytes) {
         self.bytes = Some(bytes);
+    }
+
+    /// Takes a batch apart that a log on disk has; [`Batch::joined`] puts it together again, without its
+    /// bytes. Whoever has the parts owns it.
+    pub fn parted(mut self) -> (Owner, Numbers) {
+        let Self { signal, items, size, received_at, opens_request, .. } = self;
+        debug_assert!(!self.is_awaited(), "nobody waits for what is on disk");
+        let (tenant, account, flow) = (self.tenant.clone(), self.account.take(), self.flow.clone());
+        (Owner { signal, tenant, account, flow }, Numbers { items, size, received_at, opens_request })
+    }
+
+    /// What [`Batch::parted`] took apart.
+    pub fn joined(owner: &Owner, numbers: Numbers) -> Self {
+        let Owner { signal, tenant, account, flow } = owner.clone();
+        let Numbers { items, size, received_at, opens_request } = numbers;
+        let (bytes, receipt, origin) = (None, None, None);
+        Self {
+            signal,
+            tenant,
+            items,
+            size,
+            bytes,
+            received_at,
+            account,
+            flow,
+            opens_request,
+            receipt,
+            origin,
+        }
     }
 
     /// When the pipeline made it.

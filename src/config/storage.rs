@@ -45,8 +45,9 @@ pub struct FileStorage {
     /// refused until there is room. Tollgate's own key. Default: 10GiB. Range: at least 4 times
     /// `segment_size`.
     pub max_size: ByteSize,
-    /// How many batches may wait in the queue of one exporter: each takes about 200 bytes of memory, which
-    /// must fit into the memory limit at start, together with 32MiB. Tollgate's own key. Default: 500000. Range: 1 to 100000000.
+    /// How many batches may wait in the queue of one exporter: each takes about 10 bytes of memory, 64 at
+    /// most, which must fit into the memory limit at start, together with 32MiB. Tollgate's own key.
+    /// Default: 500000. Range: 1 to 100000000.
     pub max_records: u64,
     /// The size of one file; a larger batch has a file of its own. Disk is freed file by file. Tollgate's
     /// own key. Default: 64MiB. Range: 64KiB to 1GiB.

@@ -114,6 +114,22 @@ impl Place {
         self.id
     }
 
+    /// As four numbers, for who keeps many of them: id, segment, offset and length. Of records that were
+    /// stored one after the other the offset grows by the length, [`padded`](Place::padded).
+    pub fn numbers(&self) -> [u64; 4] {
+        [self.id, self.segment, self.offset.into(), self.len.into()]
+    }
+
+    /// The place of which these are [`Place::numbers`].
+    pub fn of_numbers([id, segment, offset, len]: [u64; 4]) -> Self {
+        Self { id, segment, offset: offset as u32, len: len as u32 }
+    }
+
+    /// From the start of a record of this length to the next.
+    pub fn padded(len: u64) -> u64 {
+        super::format::padded(len)
+    }
+
     /// How large the payload is, in bytes.
     pub fn payload_bytes(&self) -> u64 {
         u64::from(self.len).saturating_sub(super::format::RECORD_HEADER as u64)

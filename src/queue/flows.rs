@@ -42,7 +42,7 @@ impl Standing {
 
     /// How many of its lines have something waiting.
     pub(super) fn waiting_lines(&self) -> u64 {
-        self.lines.iter().filter(|(_, line)| !line.fifo.is_empty()).count() as u64
+        self.lines.iter().filter(|(_, line)| !line.is_empty()).count() as u64
     }
 
     fn guarantee_used(&self) -> u64 {

@@ -78,7 +78,7 @@ impl Lease {
     /// The numbers of the batches in the order of their arrival.
     #[cfg(test)]
     pub(super) fn sequences(&self) -> impl Iterator<Item = u64> {
-        self.load.entries.iter().map(Entry::sequence)
+        self.load.entries.iter().map(|entry| entry.sequence)
     }
 
     /// The encoded requests; one after the other they are one encoded request. Shares the bytes.
@@ -150,9 +150,8 @@ impl Lease {
     }
 
     fn let_go(&self, entries: Vec<Entry>) -> Vec<Batch> {
-        let load = Load { entries, begun_by: None };
-        self.queue.release_leased(&load);
-        let batches: Vec<Batch> = load.entries.into_iter().map(|entry| entry.batch).collect();
+        self.queue.release(None, &entries);
+        let batches: Vec<Batch> = entries.into_iter().map(|entry| entry.batch).collect();
         batches.iter().for_each(Batch::leave_queue);
         batches
     }
@@ -182,7 +181,7 @@ impl Lease {
         if let Some(log) = &self.queue.0.log {
             log.end(load.entries.iter());
         }
-        self.queue.release_leased(&load);
+        self.queue.release(load.begun_by, &load.entries);
         let batches: Vec<Batch> = load.entries.into_iter().map(|entry| entry.batch).collect();
         batches.iter().for_each(Batch::leave_queue);
         batches

@@ -1,17 +1,23 @@
 //! What waits of one flow and signal, and the wheel on which lines have their turns.
 //!
 //! ```text
+//! line:   head [entry][entry] … [packed, packed, packed …] tail     what comes back goes to the head
 //! wheel:  [this round][next][next but one] …       a line whose head needs k quanta stands k rounds on
 //!              │ turn: serve while the deficit lasts
 //!              └──▶ empty: forfeits its deficit;  else: as many rounds on as the head needs
 //! ```
 //!
 //! Deficit round robin by bytes in which waiting rounds are computed, not spun: the wheel goes straight to
-//! the next round in which somebody has a turn. Invariant: a line that has something waiting stands on
-//! the wheel, is parked or held; every operation is O(1).
+//! the next round in which somebody has a turn. Of a queue on disk, what is neither a head nor in memory
+//! anyway is packed, and unpacked one by one. Invariants: a line that has something waiting stands on
+//! the wheel, is parked or held; its oldest batch is an entry; what is packed is younger than what is not;
+//! every operation on a line is O(1), but to put a batch back past those that came back before it.
 
-use super::list::{Links, List};
+use super::list::{Links, List, Slab};
+use super::log::Cache;
+use super::packed::Packed;
 use super::room::Size;
+use super::schedule::Entry;
 
 /// Rounds a line can be put off in one go; one that needs more is put off again.
 const ROUNDS: u32 = 1024;
@@ -20,8 +26,10 @@ const WORDS: usize = ROUNDS as usize / 64;
 /// What waits of one flow and signal.
 #[derive(Debug, Default)]
 pub(super) struct Line {
-    /// The batches, oldest first.
-    pub(super) fifo: List,
+    /// The oldest batches.
+    fifo: List,
+    /// Those behind them; never empty.
+    packed: Option<Box<Packed>>,
     pub(super) size: Size,
     /// What it may still send in its turn, in bytes.
     pub(super) deficit: u64,
@@ -42,6 +50,100 @@ pub(super) enum Stand {
     Parked,
     /// Its flow has all the slots it may ever have.
     Held,
+}
+
+/// The entries of all lines: what waits and is not packed.
+#[derive(Debug, Default)]
+pub(super) struct Loose {
+    entries: Slab<Entry>,
+    links: Links,
+    cache: Cache,
+}
+
+impl Line {
+    pub(super) fn is_empty(&self) -> bool {
+        self.fifo.is_empty()
+    }
+
+    /// The oldest batch.
+    pub(super) fn front<'a>(&self, loose: &'a Loose) -> Option<&'a Entry> {
+        loose.entries.get(self.fifo.front()?)
+    }
+
+    /// Puts the youngest batch to the tail.
+    pub(super) fn push(&mut self, loose: &mut Loose, mut entry: Entry) {
+        if self.packed.is_none() {
+            loose.cache.put(&mut entry);
+        }
+        let is_put_down = entry.batch.bytes().is_none();
+        match (&mut self.packed, entry.kept) {
+            (Some(packed), Some(kept)) => packed.push(entry, kept),
+            (None, Some(kept)) if is_put_down && !self.fifo.is_empty() => {
+                self.packed = Some(Box::new(Packed::beginning_with(entry, kept)));
+            }
+            _ => {
+                let at = loose.entries.insert(entry);
+                self.fifo.push_back(&mut loose.links, at);
+            }
+        }
+    }
+
+    /// Puts a batch back to where it was: it is among the oldest.
+    pub(super) fn put_back(&mut self, loose: &mut Loose, mut entry: Entry) {
+        loose.cache.put(&mut entry);
+        let sequence = entry.sequence;
+        let at = loose.entries.insert(entry);
+        let is_older = |at: u32| loose.entries.get(at).is_some_and(|entry| entry.sequence < sequence);
+        let (mut before, mut next) = (None, self.fifo.front());
+        while let Some(older) = next.filter(|next| is_older(*next)) {
+            before = Some(older);
+            next = loose.links.next(older);
+        }
+        match before {
+            None => self.fifo.push_front(&mut loose.links, at),
+            Some(before) => self.fifo.push_behind(&mut loose.links, before, at),
+        }
+    }
+
+    /// Takes the oldest batch.
+    pub(super) fn pop(&mut self, loose: &mut Loose) -> Option<Entry> {
+        let at = self.fifo.pop_front(&mut loose.links)?;
+        let entry = loose.entries.remove(at)?;
+        loose.cache.take(&entry);
+        if self.fifo.is_empty()
+            && let Some(packed) = &mut self.packed
+        {
+            if let Some(next) = packed.next() {
+                let at = loose.entries.insert(next);
+                self.fifo.push_back(&mut loose.links, at);
+            }
+            if packed.is_empty() {
+                self.packed = None;
+            }
+        }
+        Some(entry)
+    }
+
+    /// Takes what is packed.
+    pub(super) fn take_packed(&mut self) -> Option<Box<Packed>> {
+        self.packed.take()
+    }
+}
+
+impl Loose {
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.len() == 0
+    }
+
+    /// How many places for batches there are, used or free.
+    pub(super) fn places(&self) -> usize {
+        self.entries.places()
+    }
+
+    /// Takes all, in no order.
+    pub(super) fn take_all(&mut self) -> Vec<Entry> {
+        std::mem::take(self).entries.into_values().collect()
+    }
 }
 
 /// The lines of one signal in the order of their turns.

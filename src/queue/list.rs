@@ -32,10 +32,6 @@ impl List {
         (self.head != NONE).then_some(self.head)
     }
 
-    pub(super) fn back(&self) -> Option<u32> {
-        (self.tail != NONE).then_some(self.tail)
-    }
-
     pub(super) fn push_back(&mut self, links: &mut Links, place: u32) {
         links.insert(self, (self.tail, NONE), place);
     }
@@ -88,11 +84,6 @@ impl Links {
             NONE => list.tail = place,
             next => self.0[next as usize].0 = place,
         }
-    }
-
-    /// Gives memory back; no place may stand in a list.
-    pub(super) fn clear(&mut self) {
-        self.0 = Vec::new();
     }
 }
 
@@ -152,6 +143,10 @@ impl<T> Slab<T> {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.places.iter().flatten()
+    }
+
+    pub(super) fn into_values(self) -> impl Iterator<Item = T> {
+        self.places.into_iter().flatten()
     }
 
     /// Gives memory back; nothing may be in it.

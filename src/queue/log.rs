@@ -25,9 +25,11 @@ use crate::flow::Flow;
 use crate::internal_telemetry::StorageUsage;
 use crate::journal::{AppendError, Head, Journal, Place, ReadError, Record};
 
-/// What a queue on disk keeps in memory of what waits: a destination that keeps up is served without
-/// reading.
+/// What a queue on disk keeps in memory of what waits, with its entries: a destination that keeps up is served
+/// without reading.
 const CACHED_BYTES: u64 = 16 * 1024 * 1024;
+/// What an entry takes, with its place in a list and among the free ones.
+const ENTRY: u64 = (size_of::<Option<Entry>>() + size_of::<(u32, u32)>() + size_of::<u32>()) as u64;
 /// When the disk cannot be read now, and how often it is asked again.
 const READ_PAUSE: Duration = Duration::from_secs(1);
 const READ_ATTEMPTS: usize = 5;
@@ -215,20 +217,22 @@ pub(super) struct Cache(u64);
 impl Cache {
     /// Lets go of the bytes of a batch that begins to wait, unless there is room for them.
     pub(super) fn put(&mut self, entry: &mut Entry) {
-        if entry.kept.is_none() || entry.batch.bytes().is_none() {
-            return;
-        }
-        match self.0 + entry.batch.size() <= CACHED_BYTES {
-            true => self.0 += entry.batch.size(),
+        let bytes = Self::bytes(entry);
+        match self.0 + bytes <= CACHED_BYTES {
+            true => self.0 += bytes,
             false => entry.batch.put_down(),
         }
     }
 
     /// A batch waits no more.
     pub(super) fn take(&mut self, entry: &Entry) {
-        if entry.kept.is_some() && entry.batch.bytes().is_some() {
-            self.0 -= entry.batch.size();
-        }
+        self.0 -= Self::bytes(entry);
+    }
+
+    /// Nothing of what is only in one of both.
+    fn bytes(entry: &Entry) -> u64 {
+        let is_in_both = entry.kept.is_some() && entry.batch.bytes().is_some();
+        if is_in_both { entry.batch.size() + ENTRY } else { 0 }
     }
 }
 

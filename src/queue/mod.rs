@@ -20,6 +20,7 @@ mod lease;
 mod line;
 mod list;
 mod log;
+mod packed;
 mod pieces;
 mod reservation;
 mod room;
@@ -49,7 +50,7 @@ pub use pieces::Pieces;
 pub use reservation::Reservation;
 use room::Room;
 pub use room::{Bounds, Cause, QueueFull, Size, Sizer};
-use schedule::{Load, Next, QUANTUM, Schedule};
+use schedule::{Entry, Next, QUANTUM, Schedule};
 use waiters::Waiters;
 
 /// What was once long keeps no more than this many places when it is empty again.
@@ -344,14 +345,17 @@ impl Queue {
 
     /// Takes everything that waits, to be ended by the caller, who learns of each whether the log on disk
     /// keeps it; what is committed later is dropped, or stays in the log.
-    pub fn take_all(&self) -> Vec<(Batch, bool)> {
+    pub fn take_all(&self) -> impl Iterator<Item = (Batch, bool)> + use<> {
         let mut state = self.lock();
         state.ended = true;
-        let load = Load { entries: state.schedule.take_all(), begun_by: None };
+        let rest = state.schedule.take_all();
         drop(state);
-        self.release_leased(&load);
-        let entries = load.entries.into_iter();
-        entries.inspect(|e| e.batch.leave_queue()).map(|e| (e.batch, e.kept.is_some())).collect()
+        let queue = self.clone();
+        rest.map(move |entry| {
+            queue.release(None, std::slice::from_ref(&entry));
+            entry.batch.leave_queue();
+            (entry.batch, entry.kept.is_some())
+        })
     }
 
     /// Room in use, in bytes: reserved, waiting and leased.
@@ -408,15 +412,15 @@ impl Queue {
         all
     }
 
-    /// The room and the slot of a lease are given back.
-    fn release_leased(&self, load: &Load) {
+    /// The room of batches that leave, and the slot of their lease, are given back.
+    fn release(&self, slot: Option<u32>, entries: &[Entry]) {
         let mut state = self.lock();
-        if let Some(place) = load.begun_by {
+        if let Some(place) = slot {
             state.schedule.end(place);
         }
         let mut flow = None;
         let mut total = Size::default();
-        for entry in &load.entries {
+        for entry in entries {
             let size = Size::one(&entry.batch);
             total += size;
             state.schedule.flows.give_back(entry.place, &size);

@@ -6,13 +6,14 @@
 //! after leases came back; while a flow that has fewer slots than it may have waits, no flow begins
 //! leases beyond its slots; no flow ever begins leases beyond its `export_in_flight`.
 
+use std::collections::BTreeSet;
+
 use tokio::time::Instant;
 
 use super::Wanted;
 use super::flows::Flows;
-use super::line::{Stand, Wheel};
-use super::list::{Links, List, Slab};
-use super::log::Cache;
+use super::line::{Line, Loose, Stand, Wheel};
+use super::list::{Links, List};
 use super::room::Size;
 use crate::batch::Batch;
 use crate::journal::Place;
@@ -27,19 +28,12 @@ const PARTS: u64 = 6;
 /// One waiting or leased batch.
 #[derive(Debug)]
 pub(super) struct Entry {
-    sequence: u64,
+    pub(super) sequence: u64,
     /// The flow's place.
     pub(super) place: u32,
     pub(super) batch: Batch,
     /// Where the log on disk has it.
     pub(super) kept: Option<Place>,
-}
-
-impl Entry {
-    #[cfg(test)]
-    pub(super) fn sequence(&self) -> u64 {
-        self.sequence
-    }
 }
 
 /// Batches of one signal on their way out.
@@ -66,8 +60,8 @@ struct Ring {
     wheel: Wheel,
     parked: List,
     held: List,
-    /// Every waiting batch, oldest first.
-    age: List,
+    /// The oldest batch of each line by its sequence number, and the line.
+    heads: BTreeSet<(u64, u32)>,
     size: Size,
     /// The weights that wait here, in parts.
     weight: u64,
@@ -80,16 +74,13 @@ struct Ring {
 pub(super) struct Schedule {
     pub(super) flows: Flows,
     rings: PerSignal<Ring>,
-    entries: Slab<Entry>,
-    fifo: Links,
-    age: Links,
+    loose: Loose,
     turns: Links,
     quantum: u64,
     slots: u32,
     /// Flows that wait and may begin leases.
     eligible: usize,
     next_sequence: u64,
-    cache: Cache,
 }
 
 impl Schedule {
@@ -97,15 +88,12 @@ impl Schedule {
         Self {
             flows: Flows::default(),
             rings: PerSignal::from_fn(|_| Ring::default()),
-            entries: Slab::default(),
-            fifo: Links::default(),
-            age: Links::default(),
+            loose: Loose::default(),
             turns: Links::default(),
             quantum,
             slots: u32::try_from(slots).unwrap_or(u32::MAX),
             eligible: 0,
             next_sequence: 0,
-            cache: Cache::default(),
         }
     }
 
@@ -117,29 +105,38 @@ impl Schedule {
     /// How many places for flows and for batches there are, used or free.
     #[cfg(test)]
     pub(super) fn places(&self) -> (usize, usize) {
-        (self.flows.places(), self.entries.places())
+        (self.flows.places(), self.loose.places())
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.entries.len() == 0
+        self.loose.is_empty()
     }
 
     /// Whether some signal need not wait any longer.
     pub(super) fn has_enough(&self, wanted: &Wanted) -> bool {
-        self.rings.iter().any(|(_, ring)| !ring.age.is_empty() && ring.is_enough(wanted))
+        self.rings.iter().any(|(_, ring)| !ring.heads.is_empty() && ring.is_enough(wanted))
     }
 
     /// When the oldest batch that waits was received.
     pub(super) fn oldest(&self) -> Option<Instant> {
-        let fronts = self.rings.iter().filter_map(|(_, ring)| self.entries.get(ring.age.front()?));
-        fronts.map(|entry| entry.batch.received_at()).min()
+        let oldest = Signal::ALL.into_iter().filter_map(|signal| self.oldest_of(signal));
+        oldest.map(|entry| entry.batch.received_at()).min()
+    }
+
+    fn oldest_of(&self, signal: Signal) -> Option<&Entry> {
+        let (_, line) = self.rings[signal].heads.first()?;
+        self.head(line / 3, signal)
+    }
+
+    fn head(&self, place: u32, signal: Signal) -> Option<&Entry> {
+        self.flows.get(place)?.lines[signal].front(&self.loose)
     }
 
     /// Adds a batch of a flow that has room for it.
     pub(super) fn push(&mut self, place: u32, batch: Batch, kept: Option<Place>) {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        self.insert(Entry { sequence, place, batch, kept });
+        self.insert(Entry { sequence, place, batch, kept }, Line::push);
     }
 
     /// Puts batches back where they were; the slot of their lease is free again.
@@ -148,30 +145,35 @@ impl Schedule {
             self.end(place);
         }
         // The youngest first: each goes to the head, past what is older.
-        load.entries.into_iter().rev().for_each(|entry| self.insert(entry));
+        load.entries.into_iter().rev().for_each(|entry| self.insert(entry, Line::put_back));
     }
 
-    fn insert(&mut self, mut entry: Entry) {
-        self.cache.put(&mut entry);
-        let (signal, place, sequence) = (entry.batch.signal(), entry.place, entry.sequence);
-        let size = Size::one(&entry.batch);
-        let at = self.entries.insert(entry);
+    fn insert(&mut self, entry: Entry, put: fn(&mut Line, &mut Loose, Entry)) {
+        let (signal, place, size) = (entry.batch.signal(), entry.place, Size::one(&entry.batch));
+        let head = self.head(place, signal).map(|head| head.sequence);
         let Some(standing) = self.flows.get_mut(place) else { return };
         let was_idle = standing.waiting_lines() == 0;
         let line = &mut standing.lines[signal];
-        let was_empty = line.fifo.is_empty();
-        let ring = &mut self.rings[signal];
-        let entries = &self.entries;
-        insert_by_age(&mut line.fifo, &mut self.fifo, at, (sequence, entries));
-        insert_by_age(&mut ring.age, &mut self.age, at, (sequence, entries));
+        put(line, &mut self.loose, entry);
         line.size += size;
-        ring.size += size;
-        if was_empty {
+        self.rings[signal].size += size;
+        self.note_head((place, signal), head);
+        if head.is_none() {
             self.reweigh(place, signal, true);
             self.put_off(place, signal);
         }
         if was_idle && self.may_begin(place) {
             self.eligible += 1;
+        }
+    }
+
+    /// The head of a line is perhaps no longer the one with the sequence number `was`.
+    fn note_head(&mut self, (place, signal): (u32, Signal), was: Option<u64>) {
+        let is = self.head(place, signal).map(|head| head.sequence);
+        if is != was {
+            let heads = &mut self.rings[signal].heads;
+            was.into_iter().for_each(|was| _ = heads.remove(&(was, number(place, signal))));
+            heads.extend(is.map(|is| (is, number(place, signal))));
         }
     }
 
@@ -182,7 +184,7 @@ impl Schedule {
         let now = standing.waiting_lines();
         let before = if begins { now - 1 } else { now + 1 };
         for signal in Signal::ALL {
-            let waits = !standing.lines[signal].fifo.is_empty();
+            let waits = !standing.lines[signal].is_empty();
             let had = if signal == changed { !begins } else { waits };
             if begins && signal == changed && self.rings[signal].weight == 0 {
                 // Whoever sent nothing for a while has not saved up.
@@ -217,8 +219,7 @@ impl Schedule {
     }
 
     fn head_bytes(&self, place: u32, signal: Signal) -> u64 {
-        let head = self.flows.get(place).and_then(|standing| standing.lines[signal].fifo.front());
-        head.and_then(|at| self.entries.get(at)).map_or(0, |entry| entry.batch.size())
+        self.head(place, signal).map_or(0, |head| head.batch.size())
     }
 
     /// Takes of the signal that is owed most among those that are due.
@@ -226,7 +227,7 @@ impl Schedule {
         let mut due: Vec<(f64, u64, Signal)> = Vec::with_capacity(3);
         let mut earliest: Option<Instant> = None;
         for (signal, ring) in self.rings.iter() {
-            let Some(oldest) = ring.age.front().and_then(|at| self.entries.get(at)) else { continue };
+            let Some(oldest) = self.oldest_of(signal) else { continue };
             let ring_due = oldest.batch.received_at() + wanted.flush_timeout;
             if closed || ring_due <= now || ring.is_enough(wanted) {
                 due.push((ring.served, oldest.sequence, signal));
@@ -305,11 +306,10 @@ impl Schedule {
         (taken, size): (&mut Vec<Entry>, &mut Size),
     ) -> bool {
         let mut is_full = false;
+        let before = self.head(place, signal).map(|head| head.sequence);
         while let Some(standing) = self.flows.get_mut(place) {
             let line = &mut standing.lines[signal];
-            let Some((at, head)) = line.fifo.front().and_then(|at| Some((at, self.entries.get(at)?))) else {
-                break;
-            };
+            let Some(head) = line.front(&self.loose) else { break };
             let one = Size::one(&head.batch);
             is_full = taken.first().is_some_and(|first| !wanted.takes((&first.batch, size), &head.batch));
             if is_full || one.bytes > line.deficit {
@@ -318,14 +318,10 @@ impl Schedule {
             line.deficit -= one.bytes;
             *size += one;
             line.size -= one;
-            line.fifo.remove(&mut self.fifo, at);
-            let ring = &mut self.rings[signal];
-            ring.size -= one;
-            ring.age.remove(&mut self.age, at);
-            let entry = self.entries.remove(at);
-            entry.iter().for_each(|entry| self.cache.take(entry));
-            taken.extend(entry);
+            self.rings[signal].size -= one;
+            taken.extend(line.pop(&mut self.loose));
         }
+        self.note_head((place, signal), before);
         self.end_turn(place, signal, is_full);
         is_full
     }
@@ -334,7 +330,7 @@ impl Schedule {
         let may_begin = self.may_begin(place);
         let Some(standing) = self.flows.get_mut(place) else { return };
         let line = &mut standing.lines[signal];
-        if line.fifo.is_empty() {
+        if line.is_empty() {
             line.deficit = 0;
             let is_idle = standing.waiting_lines() == 0;
             self.reweigh(place, signal, false);
@@ -349,10 +345,8 @@ impl Schedule {
     }
 
     fn give_memory_back(&mut self) {
-        if self.is_empty() && self.entries.places() > super::KEPT_PLACES {
-            self.entries.clear();
-            self.fifo.clear();
-            self.age.clear();
+        if self.is_empty() && self.loose.places() > super::KEPT_PLACES {
+            self.loose = Loose::default();
         }
     }
 
@@ -414,7 +408,7 @@ impl Schedule {
             for signal in Signal::ALL {
                 let line = &mut standing.lines[signal];
                 line.deficit = line.deficit.min((weight * quantum / lines).max(1));
-                weights[signal] += if line.fifo.is_empty() { 0 } else { weight * PARTS / lines };
+                weights[signal] += if line.is_empty() { 0 } else { weight * PARTS / lines };
             }
         }
         weights.iter().for_each(|(signal, weight)| self.rings[signal].weight = *weight);
@@ -431,23 +425,19 @@ impl Schedule {
         }
     }
 
-    /// Takes everything that waits, in order of age within each signal.
-    pub(super) fn take_all(&mut self) -> Vec<Entry> {
-        let mut all = Vec::with_capacity(self.entries.len());
-        for signal in Signal::ALL {
-            while let Some(at) = self.rings[signal].age.pop_front(&mut self.age) {
-                all.extend(self.entries.remove(at));
+    /// Takes everything that waits: in order of age within each signal, and in the end what is packed.
+    pub(super) fn take_all(&mut self) -> impl Iterator<Item = Entry> + use<> {
+        let mut loose = self.loose.take_all();
+        loose.sort_unstable_by_key(|entry| (entry.batch.signal() as usize, entry.sequence));
+        let mut packed = Vec::new();
+        for (_, standing) in self.flows.iter_mut() {
+            for signal in Signal::ALL {
+                packed.extend(std::mem::take(&mut standing.lines[signal]).take_packed());
             }
         }
-        let places: Vec<u32> = self.flows.iter_mut().map(|(place, _)| place).collect();
-        for place in places {
-            let Some(standing) = self.flows.get_mut(place) else { continue };
-            standing.lines = PerSignal::from_fn(|_| super::line::Line::default());
-        }
         self.rings = PerSignal::from_fn(|_| Ring::default());
-        self.cache = Cache::default();
-        (self.fifo, self.turns, self.eligible) = (Links::default(), Links::default(), 0);
-        all
+        (self.turns, self.eligible) = (Links::default(), 0);
+        loose.into_iter().chain(packed.into_iter().flatten())
     }
 }
 
@@ -461,22 +451,4 @@ impl Ring {
 /// The number under which a line stands on its wheel.
 fn number(place: u32, signal: Signal) -> u32 {
     place * 3 + signal as u32
-}
-
-/// New batches are the youngest and go to the tail; those that come back are among the oldest.
-fn insert_by_age(list: &mut List, links: &mut Links, at: u32, (sequence, entries): (u64, &Slab<Entry>)) {
-    let is_older = |at: u32| entries.get(at).is_some_and(|entry| entry.sequence < sequence);
-    if list.back().is_none_or(is_older) {
-        return list.push_back(links, at);
-    }
-    let mut before = None;
-    let mut next = list.front();
-    while let Some(older) = next.filter(|next| is_older(*next)) {
-        before = Some(older);
-        next = links.next(older);
-    }
-    match before {
-        None => list.push_front(links, at),
-        Some(before) => list.push_behind(links, before, at),
-    }
 }

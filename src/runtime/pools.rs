@@ -22,8 +22,8 @@ const PROGRAM: u64 = 24 * MIB;
 const TENANT: u64 = 8 << 10;
 /// A queue of so many bytes holds up to 1.15 times as much.
 const QUEUE_OVERHEAD: f64 = 1.15;
-/// What a batch that waits on disk takes in the index of its queue, at most; `queue::tests::durable` measures it.
-const INDEXED_BATCH: u64 = 200;
+/// What a batch that waits on disk takes in the index of its queue, at most; `queue::tests::packed` measures it.
+const INDEXED_BATCH: u64 = 64;
 /// What a queue on disk keeps of its batches besides: 16 MiB that were just put down, as much that is leased.
 const ON_ITS_WAY: u64 = 32 * MIB;
 /// Queues are no larger by default, however much memory there is.
@@ -110,7 +110,7 @@ impl Pools {
         }
         for (id, records) in &self.on_disk {
             let what =
-                format!("queue of {id} on disk (200 bytes each of file_storage.max_records, and 32MiB)");
+                format!("queue of {id} on disk (64 bytes each of file_storage.max_records, and 32MiB)");
             line(&what, indexed(*records));
         }
         line("requests under way and queues without max_bytes, at least", LEAST_LEFT);
@@ -223,10 +223,10 @@ service:
 
     #[test]
     fn what_waits_on_disk_needs_memory_too() {
-        let config = CONFIG.replace("max_records: 10000", "max_records: 1000000");
+        let config = CONFIG.replace("max_records: 10000", "max_records: 3000000");
         let told = Pools::of(&parsed(&config), 0).within(256 * MIB).unwrap_err().to_string();
         for part in [
-            "queue of otlp_grpc/disk on disk (200 bytes each of file_storage.max_records, and 32MiB): 222.7MiB",
+            "queue of otlp_grpc/disk on disk (64 bytes each of file_storage.max_records, and 32MiB): 215.1MiB",
             "or max_records of a file_storage",
         ] {
             assert!(told.contains(part), "no {part:?} in:\n{told}");

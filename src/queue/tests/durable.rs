@@ -217,7 +217,7 @@ async fn only_so_much_of_what_is_on_disk_is_in_memory_too() {
         queue.put(queue.large()).await.unwrap();
     }
     let (loads, in_memory) = {
-        let entries = queue.world.queue.lock().schedule.take_all();
+        let entries: Vec<_> = queue.world.queue.lock().schedule.take_all().collect();
         let bytes = entries.iter().filter_map(|entry| entry.batch.bytes()).map(Bytes::len).sum::<usize>();
         (entries.len(), bytes as u64)
     };
@@ -319,11 +319,22 @@ async fn more_than_the_bounds_may_be_on_disk_at_the_start_and_nothing_is_taken_u
     assert_eq!(queue.deliver().await, 1);
 }
 
-/// The documentation of `file_storage.max_records` says about 200 bytes.
-#[test]
-fn a_batch_that_waits_on_disk_costs_about_two_hundred_bytes() {
-    let entry = std::mem::size_of::<Option<super::schedule::Entry>>();
-    // Its places in two lists and among the free ones.
-    let bytes = entry + 2 * 8 + 4;
-    assert!((150..=220).contains(&bytes), "{bytes}");
+#[tokio::test]
+async fn what_comes_back_to_a_line_longer_than_memory_is_next_and_the_order_stays() {
+    let queue = Durable::new();
+    for items in 1..=40 {
+        queue.put(queue.world.batch(Signal::Logs, items, MIB as usize - 1000)).await.unwrap();
+    }
+    let one = async || queue.world.queue.lease().await.unwrap();
+    let (first, second) = (one().await, one().await);
+    let mut order = Vec::new();
+    drop(second);
+    drop(first);
+    while order.len() < 40 {
+        let lease = one().await;
+        order.extend(items_of(&lease));
+        end(lease);
+    }
+    assert_eq!(order, (1..=40).collect::<Vec<_>>());
+    assert_eq!(queue.again().await.1, 0);
 }

@@ -12,6 +12,7 @@ use crate::outcome::{Account, Books, DroppedReason};
 mod durable;
 mod fair;
 mod model;
+mod packed;
 mod slots;
 
 const MIB: u64 = 1024 * 1024;
@@ -222,7 +223,7 @@ async fn a_closed_queue_refuses_flushes_and_ends() {
     assert_eq!(items_of(&last), [5]);
     assert!(world.queue.lease().await.is_none());
     drop(last);
-    let rest = world.queue.take_all();
+    let rest: Vec<_> = world.queue.take_all().collect();
     assert_eq!(rest.len(), 1);
     rest.into_iter().for_each(|(batch, _)| batch.dropped(DroppedReason::Shutdown));
     end(lease);
@@ -248,7 +249,7 @@ async fn what_is_committed_after_the_end_is_dropped_and_counted() {
     let batch = [world.logs(5)];
     let reservation = world.queue.reserve(&batch).unwrap();
     world.queue.close();
-    assert!(world.queue.take_all().is_empty());
+    assert_eq!(world.queue.take_all().count(), 0);
     reservation.commit(Vec::from(batch));
     assert_eq!(world.books(Signal::Logs).dropped[DroppedReason::Shutdown as usize], 5);
     assert_eq!(world.queue.size(), 0);
@@ -337,13 +338,13 @@ async fn the_wait_told_follows_the_speed_of_the_queue() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
     #[test]
-    fn the_queue_behaves_as_its_model(steps in model::steps()) {
+    fn the_queue_behaves_as_its_model(steps in model::steps(), on_disk in any::<bool>()) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
             .build()
             .unwrap();
-        runtime.block_on(model::run(steps));
+        runtime.block_on(model::run(steps, on_disk));
     }
 }
 

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
+use crate::otlp::PerSignal;
 
 const CAPACITY: u64 = 40;
 const MAX_BYTES: u64 = 400;
@@ -76,18 +77,36 @@ impl Model {
     }
 }
 
-pub(super) async fn run(steps: Vec<Step>) {
+/// Hands a batch over that a log has, without its bytes.
+fn put_down(world: &World, mut batch: Batch, number: usize) -> Result<(), QueueFull> {
+    match world.queue.reserve(std::slice::from_ref(&batch)) {
+        Ok(room) => drop(room),
+        Err(full) => {
+            batch.refused(crate::outcome::RefusedReason::QueueFull);
+            return Err(full);
+        }
+    }
+    batch.put_down();
+    let place = super::packed::place([number as u64, 0, 64 * number as u64], batch.size());
+    world.queue.recover([(batch, place)]);
+    Ok(())
+}
+
+/// `on_disk`, a log has the bytes of all that waits.
+pub(super) async fn run(steps: Vec<Step>, on_disk: bool) {
     let wanted = Wanted { sizer: Sizer::Items, max: MAX, ..Wanted::up_to(MIB) };
     let bounds =
         Bounds { sizer: Sizer::Items, capacity: CAPACITY, max_bytes: MAX_BYTES, max_batches: u64::MAX };
     let world = World::bounded(bounds, wanted);
     let mut model = Model::default();
     let mut leases: Vec<Lease> = Vec::new();
+    let mut most_leased = PerSignal::<usize>::default();
     for step in steps {
         match step {
             Step::Put(signal, items, bytes) => {
                 let signal = Signal::ALL[signal];
-                let put = world.put(world.batch(signal, items, bytes));
+                let batch = world.batch(signal, items, bytes);
+                let put = if on_disk { put_down(&world, batch, model.next) } else { world.put(batch) };
                 assert_eq!(put.is_ok(), model.fits(items, bytes as u64));
                 if put.is_ok() {
                     model.waiting.push(Place { number: model.next, signal, items, bytes: bytes as u64 });
@@ -126,8 +145,18 @@ pub(super) async fn run(steps: Vec<Step>) {
         for signal in Signal::ALL {
             world.books(signal);
         }
+        for signal in Signal::ALL {
+            let leased = model.leased.iter().flatten().filter(|place| place.signal == signal).count();
+            most_leased[signal] = most_leased[signal].max(leased);
+        }
+        if on_disk {
+            // The head of each line, and what was leased of it and came back.
+            let entries = world.queue.lock().schedule.places().1;
+            let most = most_leased.iter().map(|(_, leased)| 1 + leased).sum();
+            assert!(entries <= most, "{entries} entries, {most_leased:?} leased");
+        }
     }
     drop(leases);
-    world.queue.take_all().into_iter().for_each(|(batch, _)| batch.sent(0));
+    world.queue.take_all().for_each(|(batch, _)| batch.sent(0));
     assert_eq!(world.queue.bytes(), 0);
 }

@@ -91,7 +91,7 @@ async fn a_share_that_changes_frees_those_who_were_held() {
     board.publish(0);
     let second = tokio::time::timeout(seconds(1), world.queue.lease()).await.unwrap().unwrap();
     [first, second].into_iter().for_each(end);
-    world.queue.take_all().into_iter().for_each(|(batch, _)| batch.sent(0));
+    world.queue.take_all().for_each(|(batch, _)| batch.sent(0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -168,5 +168,5 @@ fn pieces_go_back_all_at_once() {
             assert!(all.start % 20 == 0 && sequences.iter().copied().eq(all), "{sequences:?}");
         }
     });
-    world.queue.take_all().into_iter().for_each(|(batch, _)| batch.sent(0));
+    world.queue.take_all().for_each(|(batch, _)| batch.sent(0));
 }
