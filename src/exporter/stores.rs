@@ -150,21 +150,22 @@ impl Stores {
     fn recover(&self, queue: &Queue, recovery: Recovery, storage: &Storage) {
         let Recovery { waiting, damage, took } = recovery;
         let extension = &storage.extension;
-        let (records, items) = (waiting.len(), waiting.iter().map(|one| one.head.items).sum::<u64>());
-        let bytes = waiting.iter().map(|one| one.bytes).sum::<u64>();
+        let (records, mut items, mut bytes) = (waiting.len(), 0, 0);
         let directory = self.0.directory.load();
         let mut owners = HashMap::new();
-        let batch = |Waiting { place, head, bytes }: Waiting| -> (Batch, Place) {
+        let batch = |Waiting { place, head, bytes: size }: Waiting| -> (Batch, Place) {
+            items += head.items;
+            bytes += size;
             let is_of_nobody = queue::is_of_nobody(&head);
             let key: (TenantId, bool) = (head.tenant.clone(), is_of_nobody);
             let owner = owners.entry(key).or_insert_with(|| directory.of_stored(&head.tenant, is_of_nobody));
             let (account, flow) = (owner.account.clone(), owner.flow.clone());
-            let batch = Batch::recovered(head.signal, head.tenant, account, (head.items, bytes));
+            let batch = Batch::recovered(head.signal, head.tenant, account, (head.items, size));
             let received = SystemTime::UNIX_EPOCH + Duration::from_nanos(head.received_unix_nanos);
             let ago = SystemTime::now().duration_since(received).unwrap_or_default();
             (batch.in_flow(flow).received(ago), place)
         };
-        queue.recover(waiting.into_iter().map(batch));
+        queue.recover(waiting.map(batch));
         let folder = storage.folder.display();
         if records > 0 {
             tracing::info!(name: "queue.recovered", %extension, %folder, records, items, bytes, ?took,

@@ -82,7 +82,7 @@ impl Engine {
     fn head_of(&self, base: u64, ordinal: u32) -> Result<Head, ReadError> {
         let find = |index: &Index| {
             let entry = index.entries.iter().find(|entry| entry.ordinal == ordinal);
-            entry.and_then(|entry| index.head(entry)).ok_or(ReadError::Damaged)
+            entry.and_then(|entry| entry.head(&index.names)).ok_or(ReadError::Damaged)
         };
         if let Some(writer) = self.writer.as_ref().filter(|writer| writer.identity.base == base) {
             return find(&writer.index);

@@ -51,43 +51,40 @@ impl Entry {
         }
     }
 
+    /// What it was stored with; nothing if a name is missing or is no tenant's.
+    pub(super) fn head(&self, names: &Names) -> Option<Head> {
+        // Number 0 is the empty text, which needs no record.
+        let text = |number: u32| if number == 0 { Some("".into()) } else { names.get(&number).cloned() };
+        Some(Head {
+            tenant: tenant_of(names.get(&self.tenant)?)?,
+            principal: text(self.principal)?,
+            revision: text(self.revision)?,
+            signal: signal_of(self.signal)?,
+            items: self.items,
+            flags: self.flags,
+            received_unix_nanos: self.received,
+        })
+    }
+
     pub(super) fn place(&self, base: u64) -> Place {
         Place { id: self.first, segment: base, offset: self.offset, len: self.len }
     }
 }
 
+/// Texts by the number they have in a segment.
+pub(super) type Names = HashMap<u32, Arc<str>>;
+
 /// All records of a segment and the names they use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Index {
     pub(super) entries: Vec<Entry>,
-    pub(super) names: HashMap<u32, Arc<str>>,
+    pub(super) names: Names,
 }
 
 impl Index {
-    /// What `entry` was stored with; nothing if a name is missing or is no tenant's.
-    pub(super) fn head(&self, entry: &Entry) -> Option<Head> {
-        Some(Head {
-            tenant: tenant_of(self.names.get(&entry.tenant)?)?,
-            principal: self.text(entry.principal)?,
-            revision: self.text(entry.revision)?,
-            signal: signal_of(entry.signal)?,
-            items: entry.items,
-            flags: entry.flags,
-            received_unix_nanos: entry.received,
-        })
-    }
-
-    /// Number 0 is the empty text, which needs no record.
-    fn text(&self, number: u32) -> Option<Arc<str>> {
-        match number {
-            0 => Some("".into()),
-            _ => self.names.get(&number).cloned(),
-        }
-    }
-
     pub(super) fn waiting(&self, entry: &Entry, base: u64) -> Option<Waiting> {
         let place = entry.place(base);
-        Some(Waiting { place, head: self.head(entry)?, bytes: place.payload_bytes() })
+        Some(Waiting { place, head: entry.head(&self.names)?, bytes: place.payload_bytes() })
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -114,7 +111,7 @@ impl Index {
 
     /// Reads what [`Index::encode`] wrote; nothing if it is anything else.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut names = HashMap::new();
+        let mut names = Names::new();
         let mut at = 4;
         for _ in 0..u32_at(bytes.get(..4)?, 0) {
             let number = u32_at(bytes.get(at..at + 4)?, 0);

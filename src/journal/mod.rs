@@ -11,6 +11,7 @@
 //! directory entry that leads to it are synced; bytes whose checksum fails are never handed out; a file a
 //! write or sync of which failed is never acknowledged from again.
 
+mod backlog;
 mod dead;
 mod ends;
 mod engine;
@@ -43,7 +44,8 @@ pub use inspect::{Inspection, SegmentReport, TenantReport, inspect, read_segment
 use shared::{Append, INBOX_KIB, Read, SetAside, Shared, lock};
 pub use storage::{Disk, Storage, StoredFile};
 pub use types::{
-    AppendError, Damage, Head, OpenError, Options, Place, ReadError, Record, Recovery, Usage, Waiting,
+    AppendError, Backlog, Damage, Head, OpenError, Options, Place, ReadError, Record, Recovery, Usage,
+    Waiting,
 };
 
 /// A journal that is open; clones are the same one. Without [`Journal::close`] the threads end by themselves

@@ -3,23 +3,24 @@
 //! Footers are trusted; only segments without one are scanned. Nothing that is found stops newer segments
 //! from being read, and nothing is written to a segment of an earlier run but its index.
 
-use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::backlog::Backlog;
 use super::dead::DeadLetters;
 use super::ends::EndsFile;
 use super::engine::{Engine, Note};
 use super::format::{KIND_BATCH, SEGMENT_HEADER};
+use super::index::Index;
 use super::room::keep_damaged;
 use super::scan::Contents;
 use super::segment::{Segment, ranges};
-use super::shared::{Moved, Shared, ends_name, lock, segment_name};
+use super::shared::{Shared, ends_name, lock, segment_name};
 use super::storage::Storage;
 use super::survey::{Found, State, Survey, survey, uncovered};
-use super::types::{Damage, OpenError, Options, Recovery, Usage, Waiting};
+use super::types::{Damage, OpenError, Options, Recovery, Usage};
 use super::writer;
 
 /// Opens the journal in `dir`, which is made if it does not exist; the caller holds the lock.
@@ -45,32 +46,19 @@ pub(super) fn open(
         drop(engine.shared.storage.remove(&engine.path(name)));
     }
     let limits = limits(&survey);
-    let mut waiting: Vec<Waiting> = Vec::new();
-    let (mut seen, mut copied) = (HashMap::new(), HashSet::new());
+    let mut waiting = Backlog::default();
     for (found, limit) in survey.found.into_iter().zip(limits) {
         engine.next = engine.next.max(found.base + 1);
-        match take(&mut engine, found, limit, &mut damage) {
-            Some(contents) => {
-                let base = contents.identity.base;
-                let found = waiting_in(&mut engine, &contents, &mut damage);
-                for (waits, ordinal) in found {
-                    // Of a record that was copied forward, the copy counts.
-                    if let Some((older, ordinal)) = seen.insert(waits.place.id, (waits.place, ordinal)) {
-                        end_copy(&mut engine, older, ordinal);
-                        copied.insert(older);
-                    }
-                    if waits.place.id != base + u64::from(ordinal) {
-                        let moved = Moved { place: waits.place, ordinal };
-                        lock(&engine.shared.table).moved.insert(waits.place.id, moved);
-                    }
-                    waiting.push(waits);
-                }
-            }
-            None => continue,
+        if let Some(mut contents) = take(&mut engine, found, limit, &mut damage) {
+            leave_what_waits(&mut engine, &mut contents, &mut damage);
+            // Of a record that was copied forward, the last copy counts.
+            let moved = waiting.add(contents.identity.base, contents.index);
+            moved.into_iter().for_each(|(older, ordinal)| end_copy(&mut engine, older, ordinal));
         }
     }
-    waiting.retain(|waits| !copied.contains(&waits.place));
-    waiting.sort_by_key(|waits| waits.place.id);
+    let copied = waiting.without_originals();
+    copied.into_iter().for_each(|(original, ordinal)| end_copy(&mut engine, original, ordinal));
+    lock(&engine.shared.table).moved.extend(waiting.moved());
     engine.counts.damage = Damage { set_aside: engine.counts.damage.set_aside, ..damage };
     engine.next = engine.next.max(engine.tail).max(1);
     engine.publish();
@@ -278,26 +266,25 @@ fn settle(engine: &mut Engine, contents: &Contents, len: u64, damage: &mut Damag
     (bytes, is_sealed)
 }
 
-/// The records of a segment that wait, with their ordinals.
-fn waiting_in(engine: &mut Engine, contents: &Contents, damage: &mut Damage) -> Vec<(Waiting, u32)> {
+/// Of the records of a segment, those that wait.
+fn leave_what_waits(engine: &mut Engine, contents: &mut Contents, damage: &mut Damage) {
     let base = contents.identity.base;
-    let Some(segment) = engine.segments.get_mut(&base) else { return Vec::new() };
-    let mut waiting = Vec::new();
-    for entry in &contents.index.entries {
+    let Some(segment) = engine.segments.get_mut(&base) else { return };
+    let Index { entries, names } = &mut contents.index;
+    entries.retain(|entry| {
         if segment.has_ended(entry.ordinal) {
-            continue;
+            return false;
         }
-        match contents.index.waiting(entry, base).filter(|_| entry.kind == KIND_BATCH) {
-            Some(waits) => waiting.push((waits, entry.ordinal)),
-            None => {
-                // Whose it is cannot be known any more.
-                damage.records += 1;
-                segment.is_damaged = true;
-                segment.end(entry.ordinal, entry.len);
-            }
+        let is_known = entry.kind == KIND_BATCH && entry.head(names).is_some();
+        if !is_known {
+            // Whose it is cannot be known any more.
+            damage.records += 1;
+            segment.is_damaged = true;
+            segment.end(entry.ordinal, entry.len);
         }
-    }
-    waiting
+        is_known
+    });
+    entries.shrink_to_fit();
 }
 
 fn end_copy(engine: &mut Engine, place: super::types::Place, ordinal: u32) {

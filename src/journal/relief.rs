@@ -71,7 +71,7 @@ impl Engine {
             if segment.has_ended(entry.ordinal) || entry.ordinal >= segment.count {
                 continue;
             }
-            let Some(head) = relief.index.head(entry) else { continue };
+            let Some(head) = entry.head(&relief.index.names) else { continue };
             let Ok((_, payload)) = self.shared.read_record(entry.place(relief.base)) else { continue };
             bytes += (payload.len() + RECORD_HEADER) as u64;
             drafts.push(Draft { head, payload, kind: KIND_BATCH, first: Some(entry.first) });

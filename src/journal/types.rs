@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use super::backlog::Backlog;
 use crate::identity::TenantId;
 use crate::otlp::Signal;
 
@@ -151,7 +152,7 @@ pub struct Waiting {
 #[derive(Debug)]
 pub struct Recovery {
     /// All records that have not ended, in the order in which they were first stored.
-    pub waiting: Vec<Waiting>,
+    pub waiting: Backlog,
     /// What was broken.
     pub damage: Damage,
     /// How long it took.

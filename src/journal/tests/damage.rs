@@ -134,7 +134,7 @@ fn segment_path(place: &Place) -> PathBuf {
 /// The records that can be read; panics on wrong bytes.
 fn readable(journal: &Journal, recovery: &Recovery) -> BTreeMap<u64, Place> {
     let mut found = BTreeMap::new();
-    for waits in &recovery.waiting {
+    for waits in recovery.waiting.clone() {
         match journal.shared.read(waits.place) {
             Ok(bytes) => {
                 assert_eq!(bytes, payload(waits.head.items), "record {}", waits.head.items);

@@ -65,7 +65,6 @@ fn the_segments_of_version_1_are_read() {
     assert_eq!(recovery.damage, Damage::default());
     let numbers: Vec<u8> = recovery
         .waiting
-        .iter()
         .map(|waits| {
             let bytes = journal.shared.read(waits.place).unwrap();
             let number = bytes[0];

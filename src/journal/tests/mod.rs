@@ -63,7 +63,7 @@ async fn what_was_stored_is_there_after_a_restart_in_order() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("a/b");
     let (journal, recovery) = Journal::open(&path, options()).unwrap();
-    assert!(recovery.waiting.is_empty());
+    assert_eq!(recovery.waiting.len(), 0);
     for n in 0..40u8 {
         let places =
             journal.append(vec![record("acme", vec![n; 1500]), record("zeta", vec![n; 10])]).await.unwrap();
@@ -73,7 +73,8 @@ async fn what_was_stored_is_there_after_a_restart_in_order() {
     let (journal, recovery) = Journal::open(&path, options()).unwrap();
     assert_eq!(recovery.damage, Damage::default());
     assert_eq!(recovery.waiting.len(), 80);
-    for (n, pair) in recovery.waiting.chunks(2).enumerate() {
+    let waiting: Vec<_> = recovery.waiting.collect();
+    for (n, pair) in waiting.chunks(2).enumerate() {
         assert_eq!(pair[0].head, record("acme", "").head);
         assert_eq!(pair[1].head.tenant.as_str(), "zeta");
         assert_eq!((pair[0].bytes, pair[1].bytes), (1500, 10));
@@ -94,7 +95,7 @@ async fn what_has_ended_is_gone_and_so_are_its_segments() {
     journal.end(ended);
     close(journal).await;
     let (journal, recovery) = Journal::open(dir.path(), options()).unwrap();
-    assert_eq!(recovery.waiting.iter().map(|waits| waits.place).collect::<Vec<_>>(), [*last]);
+    assert_eq!(recovery.waiting.clone().map(|waits| waits.place).collect::<Vec<_>>(), [*last]);
     assert_eq!(recovery.damage, Damage::default());
     assert_eq!(journal.usage().segments, 1);
     journal.end(&[*last]);
@@ -162,9 +163,9 @@ async fn a_stuck_record_pins_its_own_bytes_and_not_its_segment() {
     }
     close(journal).await;
     let (journal, recovery) = Journal::open(dir.path(), options()).unwrap();
-    let order: Vec<u64> = recovery.waiting.iter().map(|waits| waits.place.sequence()).collect();
+    let order: Vec<u64> = recovery.waiting.clone().map(|waits| waits.place.sequence()).collect();
     assert_eq!(order, stuck.iter().map(Place::sequence).collect::<Vec<_>>());
-    let all: Vec<Place> = recovery.waiting.iter().map(|waits| waits.place).collect();
+    let all: Vec<Place> = recovery.waiting.clone().map(|waits| waits.place).collect();
     journal.end(&all);
     close(journal).await;
     let (journal, recovery) = Journal::open(dir.path(), options()).unwrap();

@@ -156,7 +156,7 @@ impl Durable {
             let sizes = (one.head.items, one.bytes);
             (Batch::recovered(one.head.signal, one.head.tenant, world.account.clone(), sizes), one.place)
         };
-        world.queue.recover(recovery.waiting.into_iter().map(batch));
+        world.queue.recover(recovery.waiting.map(batch));
         (Self { world, faults, folder: self.folder }, waiting)
     }
 
