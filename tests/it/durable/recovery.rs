@@ -1,5 +1,9 @@
 //! A program that was told to stop, and the next one that finds its queue.
 
+use std::collections::HashMap;
+
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+
 use super::{Bound, arrivals, client, duplicates, durable, figure, ms, names, number, send};
 use crate::harness::{Answer, Item, Sink, Tollgate, eventually, logs, scaled, spans};
 
@@ -153,6 +157,67 @@ async fn a_backlog_costs_no_memory_and_arrives_in_order_when_the_destination_is_
         (bytes == 0.0).then_some(())
     })
     .await;
+    tollgate.stop().await;
+}
+
+/// What a start takes of memory is what `memory.pools` counts for the queue: 64 bytes a batch, and what it may
+/// have on its way.
+#[tokio::test]
+async fn a_start_with_a_long_backlog_takes_no_more_memory_than_is_counted() {
+    const TENANTS: usize = 200;
+    let (sink, folder) = (Sink::start().await, tempfile::tempdir().unwrap());
+    sink.answer(Answer::Unavailable);
+    let tenants: String = (0..TENANTS).map(|n| format!("tenant-{n}: {{}}, ")).collect();
+    let policies = format!(
+        "version: 1\nrules: []\nidentity: {{ claims: [{{ resource: tenant.id }}] }}\ntiers: {{ standard: {{}} }}\n\
+         defaults: {{ tier: standard }}\ntenants: {{ {tenants} }}\n"
+    );
+    let config = durable(&sink, folder.path(), ("", "num_consumers: 1, queue_size: 1000000, sizer: items"));
+    let start = || Tollgate::with(&config).policies(&policies).start();
+    let of_all = |request: usize| {
+        let of = |n: usize| {
+            let tenant = format!("tenant-{n}");
+            spans(&[("tenant.id", &tenant)], &[Item::named(request.to_string())]).resource_spans
+        };
+        ExportTraceServiceRequest { resource_spans: (0..TENANTS).flat_map(of).collect() }
+    };
+    let requests = scaled(250, 2_400);
+    let batches = requests * TENANTS;
+    let send = async |tollgate: &Tollgate, requests: std::ops::Range<usize>| {
+        let grpc = client(tollgate, "all").await;
+        for request in requests {
+            grpc.spans(of_all(request)).await.unwrap();
+        }
+    };
+    let tollgate = start().await;
+    send(&tollgate, 0..requests / 5).await;
+    tollgate.kill();
+    // A start with a fifth has whatever any start has.
+    let tollgate = start().await;
+    let fifth = tollgate.peak_resident();
+    send(&tollgate, requests / 5..requests).await;
+    tollgate.kill();
+    let tollgate = start().await;
+    let recovered = tollgate.event("queue.recovered").unwrap();
+    assert_eq!(number(&recovered, "records"), batches as u64);
+    let (peak, now) = (tollgate.peak_resident(), tollgate.resident());
+    println!("{batches} batches; resident: {fifth} bytes at most with a fifth, {peak} with all, then {now}");
+    let (beyond, more) = (peak.saturating_sub(fifth), (batches - batches / 5) as u64);
+    if scaled(0, 1) == 1 {
+        // Of few batches it would be the megabytes by which two starts differ.
+        figure("restart.bytes_a_batch", beyond as f64 / more as f64, Bound::AtMost(64.0));
+    }
+    assert!(beyond < 64 * more + (16 << 20), "{beyond} bytes for {more} batches");
+    sink.refuse_what_is_under_way().await;
+    sink.answer(Answer::Ok);
+    sink.keeps_coming("traces", batches).await;
+    tollgate.settled().await;
+    let mut order: HashMap<String, Vec<usize>> = HashMap::new();
+    for item in sink.items("traces") {
+        order.entry(item.resource["tenant.id"].clone()).or_default().push(item.name.parse().unwrap());
+    }
+    assert_eq!(order.len(), TENANTS);
+    assert!(order.values().all(|names| names.iter().copied().eq(0..requests)), "each once, in order");
     tollgate.stop().await;
 }
 
