@@ -11,7 +11,7 @@
 //! the next round in which somebody has a turn. Of a queue on disk, what is neither a head nor in memory
 //! anyway is packed, and unpacked one by one. Invariants: a line that has something waiting stands on
 //! the wheel, is parked or held; its oldest batch is an entry; what is packed is younger than what is not;
-//! every operation on a line is O(1), but to put a batch back past those that came back before it.
+//! every operation is O(1), but to put a batch back past older ones that came back before it.
 
 use super::list::{Links, List, Slab};
 use super::log::Cache;
@@ -56,7 +56,8 @@ pub(super) enum Stand {
 #[derive(Debug, Default)]
 pub(super) struct Loose {
     entries: Slab<Entry>,
-    links: Links,
+    fifo: Links,
+    age: Links,
     cache: Cache,
 }
 
@@ -65,14 +66,19 @@ impl Line {
         self.fifo.is_empty()
     }
 
-    /// The oldest batch.
-    pub(super) fn front<'a>(&self, loose: &'a Loose) -> Option<&'a Entry> {
-        loose.entries.get(self.fifo.front()?)
+    /// Whether a part of it is packed.
+    pub(super) fn is_packed(&self) -> bool {
+        self.packed.is_some()
     }
 
-    /// Puts the youngest batch to the tail.
-    pub(super) fn push(&mut self, loose: &mut Loose, mut entry: Entry) {
-        if self.packed.is_none() {
+    /// The oldest batch.
+    pub(super) fn front<'a>(&self, loose: &'a Loose) -> Option<&'a Entry> {
+        loose.get(self.fifo.front()?)
+    }
+
+    /// Puts the youngest batch to the tail, and of its signal to the tail of `age` unless it is packed.
+    pub(super) fn push(&mut self, loose: &mut Loose, age: &mut List, mut entry: Entry) {
+        if !self.is_packed() {
             loose.cache.put(&mut entry);
         }
         let is_put_down = entry.batch.bytes().is_none();
@@ -83,31 +89,25 @@ impl Line {
             }
             _ => {
                 let at = loose.entries.insert(entry);
-                self.fifo.push_back(&mut loose.links, at);
+                self.fifo.push_back(&mut loose.fifo, at);
+                age.push_back(&mut loose.age, at);
             }
         }
     }
 
     /// Puts a batch back to where it was: it is among the oldest.
-    pub(super) fn put_back(&mut self, loose: &mut Loose, mut entry: Entry) {
+    pub(super) fn put_back(&mut self, loose: &mut Loose, age: &mut List, mut entry: Entry) {
         loose.cache.put(&mut entry);
         let sequence = entry.sequence;
         let at = loose.entries.insert(entry);
-        let is_older = |at: u32| loose.entries.get(at).is_some_and(|entry| entry.sequence < sequence);
-        let (mut before, mut next) = (None, self.fifo.front());
-        while let Some(older) = next.filter(|next| is_older(*next)) {
-            before = Some(older);
-            next = loose.links.next(older);
-        }
-        match before {
-            None => self.fifo.push_front(&mut loose.links, at),
-            Some(before) => self.fifo.push_behind(&mut loose.links, before, at),
-        }
+        insert_by_age(&mut self.fifo, &mut loose.fifo, at, (sequence, &loose.entries));
+        insert_by_age(age, &mut loose.age, at, (sequence, &loose.entries));
     }
 
-    /// Takes the oldest batch.
-    pub(super) fn pop(&mut self, loose: &mut Loose) -> Option<Entry> {
-        let at = self.fifo.pop_front(&mut loose.links)?;
+    /// Takes the oldest batch, from `age` as well.
+    pub(super) fn pop(&mut self, loose: &mut Loose, age: &mut List) -> Option<Entry> {
+        let at = self.fifo.pop_front(&mut loose.fifo)?;
+        age.remove(&mut loose.age, at);
         let entry = loose.entries.remove(at)?;
         loose.cache.take(&entry);
         if self.fifo.is_empty()
@@ -115,7 +115,8 @@ impl Line {
         {
             if let Some(next) = packed.next() {
                 let at = loose.entries.insert(next);
-                self.fifo.push_back(&mut loose.links, at);
+                self.fifo.push_back(&mut loose.fifo, at);
+                age.push_front(&mut loose.age, at);
             }
             if packed.is_empty() {
                 self.packed = None;
@@ -130,9 +131,30 @@ impl Line {
     }
 }
 
+/// Those that come back are among the oldest.
+fn insert_by_age(list: &mut List, links: &mut Links, at: u32, (sequence, entries): (u64, &Slab<Entry>)) {
+    let is_older = |at: u32| entries.get(at).is_some_and(|entry| entry.sequence < sequence);
+    if list.back().is_none_or(is_older) {
+        return list.push_back(links, at);
+    }
+    let (mut before, mut next) = (None, list.front());
+    while let Some(older) = next.filter(|next| is_older(*next)) {
+        before = Some(older);
+        next = links.next(older);
+    }
+    match before {
+        None => list.push_front(links, at),
+        Some(before) => list.push_behind(links, before, at),
+    }
+}
+
 impl Loose {
     pub(super) fn is_empty(&self) -> bool {
         self.entries.len() == 0
+    }
+
+    pub(super) fn get(&self, at: u32) -> Option<&Entry> {
+        self.entries.get(at)
     }
 
     /// How many places for batches there are, used or free.

@@ -32,6 +32,10 @@ impl List {
         (self.head != NONE).then_some(self.head)
     }
 
+    pub(super) fn back(&self) -> Option<u32> {
+        (self.tail != NONE).then_some(self.tail)
+    }
+
     pub(super) fn push_back(&mut self, links: &mut Links, place: u32) {
         links.insert(self, (self.tail, NONE), place);
     }

@@ -28,8 +28,8 @@ use crate::journal::{AppendError, Head, Journal, Place, ReadError, Record};
 /// What a queue on disk keeps in memory of what waits, with its entries: a destination that keeps up is served
 /// without reading.
 const CACHED_BYTES: u64 = 16 * 1024 * 1024;
-/// What an entry takes, with its place in a list and among the free ones.
-const ENTRY: u64 = (size_of::<Option<Entry>>() + size_of::<(u32, u32)>() + size_of::<u32>()) as u64;
+/// What an entry takes, with its places in two lists and among the free ones.
+const ENTRY: u64 = (size_of::<Option<Entry>>() + 2 * size_of::<(u32, u32)>() + size_of::<u32>()) as u64;
 /// When the disk cannot be read now, and how often it is asked again.
 const READ_PAUSE: Duration = Duration::from_secs(1);
 const READ_ATTEMPTS: usize = 5;

@@ -6,8 +6,6 @@
 //! after leases came back; while a flow that has fewer slots than it may have waits, no flow begins
 //! leases beyond its slots; no flow ever begins leases beyond its `export_in_flight`.
 
-use std::collections::BTreeSet;
-
 use tokio::time::Instant;
 
 use super::Wanted;
@@ -60,8 +58,10 @@ struct Ring {
     wheel: Wheel,
     parked: List,
     held: List,
-    /// The oldest batch of each line by its sequence number, and the line.
-    heads: BTreeSet<(u64, u32)>,
+    /// What waits and is not packed, oldest first, but for what was packed once: that is in front.
+    age: List,
+    /// How many lines are packed in part.
+    packed: usize,
     size: Size,
     /// The weights that wait here, in parts.
     weight: u64,
@@ -114,18 +114,13 @@ impl Schedule {
 
     /// Whether some signal need not wait any longer.
     pub(super) fn has_enough(&self, wanted: &Wanted) -> bool {
-        self.rings.iter().any(|(_, ring)| !ring.heads.is_empty() && ring.is_enough(wanted))
+        self.rings.iter().any(|(_, ring)| !ring.age.is_empty() && ring.is_enough(wanted))
     }
 
     /// When the oldest batch that waits was received.
     pub(super) fn oldest(&self) -> Option<Instant> {
-        let oldest = Signal::ALL.into_iter().filter_map(|signal| self.oldest_of(signal));
-        oldest.map(|entry| entry.batch.received_at()).min()
-    }
-
-    fn oldest_of(&self, signal: Signal) -> Option<&Entry> {
-        let (_, line) = self.rings[signal].heads.first()?;
-        self.head(line / 3, signal)
+        let lines = self.flows.iter().flat_map(|standing| standing.lines.iter());
+        lines.filter_map(|(_, line)| Some(line.front(&self.loose)?.batch.received_at())).min()
     }
 
     fn head(&self, place: u32, signal: Signal) -> Option<&Entry> {
@@ -148,32 +143,23 @@ impl Schedule {
         load.entries.into_iter().rev().for_each(|entry| self.insert(entry, Line::put_back));
     }
 
-    fn insert(&mut self, entry: Entry, put: fn(&mut Line, &mut Loose, Entry)) {
+    fn insert(&mut self, entry: Entry, put: fn(&mut Line, &mut Loose, &mut List, Entry)) {
         let (signal, place, size) = (entry.batch.signal(), entry.place, Size::one(&entry.batch));
-        let head = self.head(place, signal).map(|head| head.sequence);
         let Some(standing) = self.flows.get_mut(place) else { return };
         let was_idle = standing.waiting_lines() == 0;
         let line = &mut standing.lines[signal];
-        put(line, &mut self.loose, entry);
+        let (was_empty, was_packed) = (line.is_empty(), line.is_packed());
+        let ring = &mut self.rings[signal];
+        put(line, &mut self.loose, &mut ring.age, entry);
         line.size += size;
-        self.rings[signal].size += size;
-        self.note_head((place, signal), head);
-        if head.is_none() {
+        ring.size += size;
+        ring.packed += usize::from(line.is_packed() && !was_packed);
+        if was_empty {
             self.reweigh(place, signal, true);
             self.put_off(place, signal);
         }
         if was_idle && self.may_begin(place) {
             self.eligible += 1;
-        }
-    }
-
-    /// The head of a line is perhaps no longer the one with the sequence number `was`.
-    fn note_head(&mut self, (place, signal): (u32, Signal), was: Option<u64>) {
-        let is = self.head(place, signal).map(|head| head.sequence);
-        if is != was {
-            let heads = &mut self.rings[signal].heads;
-            was.into_iter().for_each(|was| _ = heads.remove(&(was, number(place, signal))));
-            heads.extend(is.map(|is| (is, number(place, signal))));
         }
     }
 
@@ -227,7 +213,7 @@ impl Schedule {
         let mut due: Vec<(f64, u64, Signal)> = Vec::with_capacity(3);
         let mut earliest: Option<Instant> = None;
         for (signal, ring) in self.rings.iter() {
-            let Some(oldest) = self.oldest_of(signal) else { continue };
+            let Some(oldest) = ring.age.front().and_then(|at| self.loose.get(at)) else { continue };
             let ring_due = oldest.batch.received_at() + wanted.flush_timeout;
             if closed || ring_due <= now || ring.is_enough(wanted) {
                 due.push((ring.served, oldest.sequence, signal));
@@ -306,7 +292,6 @@ impl Schedule {
         (taken, size): (&mut Vec<Entry>, &mut Size),
     ) -> bool {
         let mut is_full = false;
-        let before = self.head(place, signal).map(|head| head.sequence);
         while let Some(standing) = self.flows.get_mut(place) {
             let line = &mut standing.lines[signal];
             let Some(head) = line.front(&self.loose) else { break };
@@ -318,10 +303,11 @@ impl Schedule {
             line.deficit -= one.bytes;
             *size += one;
             line.size -= one;
-            self.rings[signal].size -= one;
-            taken.extend(line.pop(&mut self.loose));
+            let (ring, was_packed) = (&mut self.rings[signal], line.is_packed());
+            ring.size -= one;
+            taken.extend(line.pop(&mut self.loose, &mut ring.age));
+            ring.packed -= usize::from(was_packed && !line.is_packed());
         }
-        self.note_head((place, signal), before);
         self.end_turn(place, signal, is_full);
         is_full
     }
@@ -442,9 +428,10 @@ impl Schedule {
 }
 
 impl Ring {
+    /// Whether nobody need wait for more: what is packed is more than memory keeps, or was there at the start.
     fn is_enough(&self, wanted: &Wanted) -> bool {
         let size = self.size.by(wanted.sizer);
-        size >= wanted.min || size >= wanted.max || self.size.bytes >= wanted.max_bytes
+        self.packed > 0 || size >= wanted.min || size >= wanted.max || self.size.bytes >= wanted.max_bytes
     }
 }
 

@@ -78,7 +78,7 @@ impl Model {
 }
 
 /// Hands a batch over that a log has, without its bytes.
-fn put_down(world: &World, mut batch: Batch, number: usize) -> Result<(), QueueFull> {
+pub(super) fn put_down(world: &World, mut batch: Batch, number: usize) -> Result<(), QueueFull> {
     match world.queue.reserve(std::slice::from_ref(&batch)) {
         Ok(room) => drop(room),
         Err(full) => {

@@ -170,3 +170,46 @@ fn pieces_go_back_all_at_once() {
     });
     world.queue.take_all().for_each(|(batch, _)| batch.sent(0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn of_what_only_the_disk_has_nobody_waits_for_more() {
+    let wanted = Wanted { sizer: Sizer::Items, min: 1000, flush_timeout: seconds(60), ..Wanted::up_to(MIB) };
+    let world = World::new(Sizer::Items, 1000, wanted);
+    let start = Instant::now();
+    (0..3).for_each(|n| super::model::put_down(&world, world.logs(1), n).unwrap());
+    let lease = world.queue.lease().await.unwrap();
+    assert_eq!((items_of(&lease), start.elapsed()), (vec![1, 1, 1], Duration::ZERO));
+    end(lease);
+    super::model::put_down(&world, world.logs(2), 3).unwrap();
+    let lease = world.queue.lease().await.unwrap();
+    assert_eq!((items_of(&lease), start.elapsed()), (vec![2], seconds(60)), "a single one is not packed");
+    end(lease);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_oldest_is_told_whoever_was_served_meanwhile() {
+    let wanted = Wanted { merging: Merging::Nothing, ..Wanted::up_to(MIB) };
+    let world = World::new(Sizer::Items, 1000, wanted);
+    let held = flow("held", Share { export_in_flight: 1, ..Share::WHOLE });
+    let quick = flow("quick", Share::WHOLE);
+    tokio::time::advance(seconds(200)).await;
+    for (name, flow, ago) in [("held", &held, 100), ("quick", &quick, 50)] {
+        for n in 0..5 {
+            let batch = world.of(name, flow).received(seconds(ago));
+            super::model::put_down(&world, batch, n).unwrap();
+        }
+    }
+    let first = world.queue.lease().await.unwrap();
+    assert_eq!(first.tenant().as_str(), "held");
+    for _ in 0..3 {
+        let lease = world.queue.lease().await.unwrap();
+        assert_eq!(lease.tenant().as_str(), "quick");
+        end(lease);
+    }
+    end(first);
+    assert_eq!(world.queue.oldest_age(), seconds(100));
+    while world.queue.items() > 0 {
+        end(world.queue.lease().await.unwrap());
+    }
+    assert_eq!(world.queue.oldest_age(), Duration::ZERO);
+}
