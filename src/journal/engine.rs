@@ -163,7 +163,13 @@ impl Engine {
             waiters.push((drafts.len(), answer, permit));
             all.extend(drafts);
         }
-        match self.store(&all, Purpose::Append) {
+        let stored = self.store(&all, Purpose::Append);
+        if matches!(stored, Err(AppendError::Full { .. } | AppendError::DiskFull)) {
+            self.counts.full += waiters.len() as u64;
+        }
+        // Who has an answer finds it in the numbers.
+        self.publish();
+        match stored {
             Ok(places) => {
                 let mut places = places.into_iter().map(|moved| moved.place);
                 for (count, answer, _permit) in waiters {
@@ -173,10 +179,7 @@ impl Engine {
                 }
             }
             Err(error) => {
-                self.counts.full +=
-                    u64::from(matches!(error, AppendError::Full { .. } | AppendError::DiskFull))
-                        * waiters.len() as u64;
-                waiters.into_iter().for_each(|(_, answer, _)| drop(answer.send(Err(error.clone()))));
+                waiters.into_iter().for_each(|(_, answer, _)| drop(answer.send(Err(error.clone()))))
             }
         }
     }

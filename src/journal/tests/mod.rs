@@ -41,7 +41,7 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
 
-/// The numbers once they are so: what was answered is in them when the round is over.
+/// The numbers once they are so: what has ended is in them when the round is over.
 async fn usage_when(journal: &Journal, is_so: impl Fn(&Usage) -> bool) -> Usage {
     let deadline = soon();
     loop {
@@ -256,5 +256,23 @@ async fn what_comes_within_the_commit_delay_is_synced_together() {
     let append = || async { journal.append(vec![record("acme", vec![1; 10])]).await.unwrap() };
     tokio::join!(append(), append(), append(), append(), append());
     assert_eq!(usage_when(&journal, |usage| usage.records == 6).await.syncs, before + 1);
+    close(journal).await;
+}
+
+#[tokio::test]
+async fn who_has_an_answer_finds_it_in_the_numbers() {
+    let (journal, _) =
+        Journal::open_on(Arc::new(memory::MemoryDisk::default()), Path::new("/"), options()).unwrap();
+    for n in 1..=500 {
+        let append = tokio::task::unconstrained(journal.append(vec![record("acme", vec![1; 10])]));
+        let mut append = std::pin::pin!(append);
+        // Nothing sleeps between the answer and the look.
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let deadline = soon();
+        while append.as_mut().poll(&mut context).is_pending() {
+            assert!(Instant::now() < deadline);
+        }
+        assert_eq!(journal.usage().records, n);
+    }
     close(journal).await;
 }
