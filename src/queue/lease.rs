@@ -151,9 +151,7 @@ impl Lease {
 
     fn let_go(&self, entries: Vec<Entry>) -> Vec<Batch> {
         self.queue.release(None, &entries);
-        let batches: Vec<Batch> = entries.into_iter().map(|entry| entry.batch).collect();
-        batches.iter().for_each(Batch::leave_queue);
-        batches
+        entries.into_iter().map(|entry| entry.batch).collect()
     }
 
     /// Keeps the batches among the dead letters of the log, if the queue has one, before they are given
@@ -182,9 +180,7 @@ impl Lease {
             log.end(load.entries.iter());
         }
         self.queue.release(load.begun_by, &load.entries);
-        let batches: Vec<Batch> = load.entries.into_iter().map(|entry| entry.batch).collect();
-        batches.iter().for_each(Batch::leave_queue);
-        batches
+        load.entries.into_iter().map(|entry| entry.batch).collect()
     }
 }
 

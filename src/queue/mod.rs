@@ -353,7 +353,6 @@ impl Queue {
         let queue = self.clone();
         rest.map(move |entry| {
             queue.release(None, std::slice::from_ref(&entry));
-            entry.batch.leave_queue();
             (entry.batch, entry.kept.is_some())
         })
     }
@@ -412,8 +411,10 @@ impl Queue {
         all
     }
 
-    /// The room of batches that leave, and the slot of their lease, are given back.
+    /// The room of batches that leave, and the slot of their lease, are given back. Who sees the room sees in
+    /// the books that they left.
     fn release(&self, slot: Option<u32>, entries: &[Entry]) {
+        entries.iter().for_each(|entry| entry.batch.leave_queue());
         let mut state = self.lock();
         if let Some(place) = slot {
             state.schedule.end(place);
